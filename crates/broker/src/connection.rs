@@ -1,0 +1,74 @@
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use domain::Invalid;
+use lapin::options::ConfirmSelectOptions;
+use lapin::uri::AMQPUri;
+use lapin::{Channel, Connection, ConnectionProperties};
+use tokio::time::timeout;
+
+use crate::Topology;
+
+/// How long connecting, or declaring the topology, may take.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// A peer that vanished without a word is noticed after two of these, in seconds. The URL can say otherwise.
+const HEARTBEAT_SECONDS: u16 = 10;
+
+/// Where the broker is, and what is declared there.
+#[derive(Clone)]
+pub struct BrokerConfig {
+    uri: AMQPUri,
+    pub(crate) topology: Topology,
+    name: String,
+}
+
+impl BrokerConfig {
+    /// Reads an `amqp://` or `amqps://` URL. `name` is shown in the broker's list of connections.
+    pub fn new(url: &str, topology: Topology, name: impl Into<String>) -> Result<Self, Invalid> {
+        let mut uri = AMQPUri::from_str(url)
+            .map_err(|error| Invalid::new(format!("the AMQP URL cannot be read: {error}")))?;
+        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+        Ok(Self { uri, topology, name: name.into() })
+    }
+
+    /// Connects, and opens a channel on which everything is declared.
+    pub(crate) async fn connect(&self, purpose: &str) -> Result<(Connection, Channel), ConnectError> {
+        let properties =
+            ConnectionProperties::default().with_connection_name(format!("{} {purpose}", self.name).into());
+        let setup = async {
+            let connection = Connection::connect_uri(self.uri.clone(), properties).await?;
+            let channel = connection.create_channel().await?;
+            self.topology.declare(&channel).await?;
+            Ok((connection, channel))
+        };
+        timeout(SETUP_TIMEOUT, setup).await.map_err(|_| ConnectError::Timeout)?
+    }
+
+    /// Like [`BrokerConfig::connect`], with a channel that confirms what is published on it.
+    pub(crate) async fn connect_to_publish(
+        &self,
+        purpose: &str,
+    ) -> Result<(Connection, Channel), ConnectError> {
+        let (connection, channel) = self.connect(purpose).await?;
+        timeout(SETUP_TIMEOUT, channel.confirm_select(ConfirmSelectOptions::default()))
+            .await
+            .map_err(|_| ConnectError::Timeout)??;
+        Ok((connection, channel))
+    }
+}
+
+impl fmt::Debug for BrokerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the URL: it holds a password.
+        f.debug_struct("BrokerConfig").field("topology", &self.topology).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error("no answer within {} s", SETUP_TIMEOUT.as_secs())]
+    Timeout,
+    #[error(transparent)]
+    Broker(#[from] lapin::Error),
+}

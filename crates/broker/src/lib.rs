@@ -1,0 +1,18 @@
+//! Postrider's exchanges and queues, and everything said over AMQP. No other crate knows AMQP.
+//!
+//! Lost connections are found and replaced here, for ever, with jittered backoff; lapin's own recovery stays off.
+//! Publishing and consuming use separate connections, because a broker short of memory blocks those that publish.
+
+mod connection;
+mod consumer;
+mod dead_letter;
+mod publisher;
+mod topology;
+mod wire;
+
+pub use connection::BrokerConfig;
+pub use consumer::{Consumer, Message};
+pub use dead_letter::DeadLetters;
+pub use publisher::{PublishError, Publisher};
+pub use topology::Topology;
+pub use wire::{MAX_EVENTS_PER_MESSAGE, MAX_MESSAGE_BYTES, Reason, Rejection, encode_event};

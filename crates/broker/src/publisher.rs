@@ -1,0 +1,262 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use domain::Backoff;
+use futures_util::stream::{FuturesOrdered, StreamExt};
+use lapin::options::BasicPublishOptions;
+use lapin::protocol::basic::AMQPProperties;
+
+use lapin::{Channel, Confirmation, Connection, PublisherConfirm};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::BrokerConfig;
+use crate::topology::{INGEST_KEY, short};
+
+/// Most events that travel together in one message.
+const MAX_COALESCED_EVENTS: usize = 64;
+/// Most bytes of events that travel together, unless a single event is larger.
+const MAX_COALESCED_BYTES: usize = 256 * 1024;
+/// Messages whose confirm is awaited at one time. While they are, events gather for the next message.
+const MAX_OUTSTANDING: usize = 2;
+/// Most events that wait for their confirm in one process.
+const MAX_WAITING_EVENTS: usize = 8192;
+/// Most bytes of events that wait for their confirm in one process.
+const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
+/// The broker's persistent delivery mode.
+const PERSISTENT: u8 = 2;
+
+/// Publishes events, and says of each when the broker has it.
+///
+/// A task of its own owns the connection. Events that arrive while a publish is outstanding travel together in the next
+/// message; a lone one is sent at once.
+#[derive(Clone)]
+pub struct Publisher {
+    requests: mpsc::Sender<Request>,
+    budget: Arc<Semaphore>,
+    timeout: Duration,
+    ready: watch::Receiver<bool>,
+}
+
+/// Why an event was not accepted. It may have reached the broker all the same: publish it again under the same id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// No confirm came in time.
+    #[error("the broker did not confirm in time")]
+    Timeout,
+    /// Too much waits for its confirm already.
+    #[error("too many events wait for the broker")]
+    Overloaded,
+    /// The broker refused it, or no queue took it.
+    #[error("the broker did not take the event")]
+    Refused,
+    /// The connection broke before the confirm.
+    #[error("the connection to the broker broke")]
+    Disconnected,
+}
+
+struct Request {
+    event: Bytes,
+    reply: oneshot::Sender<Result<(), PublishError>>,
+    deadline: Instant,
+    _budget: OwnedSemaphorePermit,
+}
+
+impl Publisher {
+    /// Starts the task. It connects by itself, and ends after `stop` once what was asked of it is answered.
+    pub fn start(config: BrokerConfig, timeout: Duration, stop: CancellationToken) -> (Self, JoinHandle<()>) {
+        let (requests, receiver) = mpsc::channel(MAX_WAITING_EVENTS);
+        let (ready_sender, ready) = watch::channel(false);
+        let task = PublishTask { config, requests: receiver, ready: ready_sender, stop };
+        let budget = Arc::new(Semaphore::new(MAX_WAITING_BYTES));
+        (Self { requests, budget, timeout, ready }, tokio::spawn(task.run()))
+    }
+
+    /// Publishes one event ([`crate::encode_event`]), and returns when the broker has it on disk.
+    pub async fn publish(&self, event: Bytes) -> Result<(), PublishError> {
+        let bytes = u32::try_from(event.len()).map_err(|_| PublishError::Overloaded)?;
+        let budget =
+            self.budget.clone().try_acquire_many_owned(bytes).map_err(|_| PublishError::Overloaded)?;
+        let deadline = Instant::now() + self.timeout;
+        let (reply, answer) = oneshot::channel();
+        let request = Request { event, reply, deadline, _budget: budget };
+        self.requests.try_send(request).map_err(|_| PublishError::Overloaded)?;
+        match timeout_at(deadline, answer).await {
+            Err(_) => Err(PublishError::Timeout),
+            Ok(Err(_)) => Err(PublishError::Disconnected),
+            Ok(Ok(result)) => result,
+        }
+    }
+
+    /// Whether the broker can be published to at the moment.
+    pub fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+}
+
+struct PublishTask {
+    config: BrokerConfig,
+    requests: mpsc::Receiver<Request>,
+    ready: watch::Sender<bool>,
+    stop: CancellationToken,
+}
+
+/// Why publishing on one connection ended.
+enum Ended {
+    Stopped,
+    Lost(String),
+}
+
+type Replies = Vec<oneshot::Sender<Result<(), PublishError>>>;
+
+impl PublishTask {
+    async fn run(mut self) {
+        let mut backoff = Backoff::default();
+        loop {
+            let ended = match self.config.connect_to_publish("publisher").await {
+                Ok((connection, channel)) => {
+                    info!("connected to the broker for publishing");
+                    backoff.reset();
+                    self.ready.send_replace(true);
+                    let ended = self.publish_on(&connection, &channel).await;
+                    self.ready.send_replace(false);
+                    let _ = connection.close(200, "done".into()).await;
+                    ended
+                }
+                Err(error) => Ended::Lost(error.to_string()),
+            };
+            match ended {
+                Ended::Stopped => return,
+                Ended::Lost(reason) if self.stop.is_cancelled() => {
+                    info!(reason, "stopping without a connection to the broker");
+                    return;
+                }
+                Ended::Lost(reason) => {
+                    let wait = backoff.next(rand::random());
+                    warn!(reason, wait_ms = wait.as_millis(), "no connection to the broker for publishing");
+                    tokio::select! {
+                        () = sleep(wait) => {}
+                        () = self.stop.cancelled() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn publish_on(&mut self, connection: &Connection, channel: &Channel) -> Ended {
+        let mut outstanding = FuturesOrdered::new();
+        let mut oldest_deadline = None;
+        let mut stopping = false;
+        loop {
+            if stopping && outstanding.is_empty() {
+                return Ended::Stopped;
+            }
+            tokio::select! {
+                Some(confirmed) = outstanding.next(), if !outstanding.is_empty() => {
+                    if let Err(reason) = settle(confirmed, &mut outstanding) {
+                        return Ended::Lost(reason);
+                    }
+                    if outstanding.is_empty() {
+                        oldest_deadline = None;
+                    }
+                }
+                request = self.requests.recv(), if outstanding.len() < MAX_OUTSTANDING => {
+                    let Some(first) = request else { stopping = true; continue };
+                    if connection.status().blocked() {
+                        // Frames would pile up in memory: the broker takes none until its alarm ends.
+                        let _ = first.reply.send(Err(PublishError::Refused));
+                        continue;
+                    }
+                    let deadline = first.deadline;
+                    let (message, replies) = self.coalesce(first);
+                    match self.send(channel, &message).await {
+                        Ok(confirm) => {
+                            oldest_deadline.get_or_insert(deadline);
+                            outstanding.push_back(async move { (confirm.await, replies) });
+                        }
+                        Err(error) => {
+                            answer(replies, Err(PublishError::Disconnected));
+                            return Ended::Lost(error.to_string());
+                        }
+                    }
+                }
+                () = sleep_until(oldest_deadline.unwrap_or_else(Instant::now)), if oldest_deadline.is_some() => {
+                    return Ended::Lost("a confirm did not come in time".to_owned());
+                }
+                () = self.stop.cancelled(), if !stopping => {
+                    self.requests.close();
+                }
+            }
+            if !connection.status().connected() {
+                return Ended::Lost("the connection was closed".to_owned());
+            }
+        }
+    }
+
+    /// Takes the events that wait at this moment, up to the limits, into one message.
+    fn coalesce(&mut self, first: Request) -> (Bytes, Replies) {
+        let mut replies = vec![first.reply];
+        let mut message = BytesMut::with_capacity(first.event.len() + 2);
+        message.extend_from_slice(b"[");
+        message.extend_from_slice(&first.event);
+        while replies.len() < MAX_COALESCED_EVENTS && message.len() < MAX_COALESCED_BYTES {
+            let Ok(request) = self.requests.try_recv() else { break };
+            if request.reply.is_closed() {
+                continue; // its caller has given up; sending it would surprise
+            }
+            message.extend_from_slice(b",");
+            message.extend_from_slice(&request.event);
+            replies.push(request.reply);
+        }
+        message.extend_from_slice(b"]");
+        (message.freeze(), replies)
+    }
+
+    async fn send(&self, channel: &Channel, message: &[u8]) -> lapin::Result<PublisherConfirm> {
+        let properties = AMQPProperties::default()
+            .with_content_type("application/json".into())
+            .with_delivery_mode(PERSISTENT);
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let exchange = short(self.config.topology.ingest_exchange());
+        channel.basic_publish(exchange, INGEST_KEY.into(), options, message, properties).await
+    }
+}
+
+type Confirmed = (lapin::Result<Confirmation>, Replies);
+
+/// Answers what a confirm settles. Any refusal is an error, and so ends the connection: the next one declares the
+/// topology again, and lapin can attach a returned message to the confirm of a neighbour, so everything that is not yet
+/// answered counts as refused with it.
+fn settle<F>(first: Confirmed, outstanding: &mut FuturesOrdered<F>) -> Result<(), String>
+where
+    F: Future<Output = Confirmed>,
+{
+    use futures_util::FutureExt as _;
+    let mut settled = vec![first];
+    while let Some(Some(next)) = outstanding.next().now_or_never() {
+        settled.push(next);
+    }
+    let fault = settled.iter().find_map(|(confirmation, _)| match confirmation {
+        Ok(Confirmation::Ack(None)) => None,
+        Ok(Confirmation::Ack(Some(_))) => Some("a message was returned: no queue took it".to_owned()),
+        Ok(Confirmation::Nack(_)) => Some("a message was refused".to_owned()),
+        Ok(Confirmation::NotRequested) => Some("the channel does not confirm".to_owned()),
+        Err(error) => Some(error.to_string()),
+    });
+    let result = if fault.is_none() { Ok(()) } else { Err(PublishError::Refused) };
+    for (_, replies) in settled {
+        answer(replies, result);
+    }
+    // Those still outstanding are dropped with the connection, which tells their callers.
+    fault.map_or(Ok(()), Err)
+}
+
+fn answer(replies: Replies, result: Result<(), PublishError>) {
+    for reply in replies {
+        let _ = reply.send(result);
+    }
+}

@@ -1,0 +1,372 @@
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
+use domain::{Event, Invalid, TenantId, check_data, render_body};
+use lapin::protocol::basic::AMQPProperties;
+use lapin::types::AMQPValue;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// Largest message, in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
+/// Most events in one message.
+pub const MAX_EVENTS_PER_MESSAGE: usize = 500;
+
+const CONTENT_TYPE: &str = "application/json";
+const VERSION_HEADER: &str = "postrider-version";
+const VERSION: &str = "1";
+
+/// Why an event was not taken over. The codes are part of the queue contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The body is not UTF-8.
+    NotUtf8,
+    /// The body is not JSON.
+    NotJson,
+    /// A limit on size or number is exceeded.
+    TooLarge,
+    /// The content type is something else than JSON.
+    BadContentType,
+    /// The body is compressed.
+    ContentEncoding,
+    /// The contract's version is one this installation does not speak.
+    UnknownVersion,
+    /// A header of ours has the wrong type.
+    BadHeader,
+    /// A field is missing, unknown or invalid.
+    BadEvent,
+    /// Nobody knows the tenant.
+    UnknownTenant,
+    /// The catalogue has no such type.
+    UnknownType,
+    /// The routing key is not the event's type.
+    RoutingKeyMismatch,
+}
+
+impl Reason {
+    /// The code in the `postrider-reason` header.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NotUtf8 => "not_utf8",
+            Self::NotJson => "not_json",
+            Self::TooLarge => "too_large",
+            Self::BadContentType => "bad_content_type",
+            Self::ContentEncoding => "content_encoding",
+            Self::UnknownVersion => "unknown_version",
+            Self::BadHeader => "bad_header",
+            Self::BadEvent => "bad_event",
+            Self::UnknownTenant => "unknown_tenant",
+            Self::UnknownType => "unknown_type",
+            Self::RoutingKeyMismatch => "routing_key_mismatch",
+        }
+    }
+}
+
+/// An event, or a whole message, that goes to the dead letters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// The kind of fault.
+    pub reason: Reason,
+    /// A sentence for whoever published it.
+    pub detail: String,
+    /// What was published: the message's body, or the one bad event of an array.
+    pub body: Bytes,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct IncomingEvent<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    tenant_id: Cow<'a, str>,
+    #[serde(borrow, rename = "type")]
+    event_type: Cow<'a, str>,
+    #[serde(borrow)]
+    occurred_at: Cow<'a, str>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+    #[serde(borrow, default)]
+    session_id: Option<Cow<'a, str>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OutgoingEvent<'a> {
+    id: &'a str,
+    tenant_id: TenantIdText,
+    #[serde(rename = "type")]
+    event_type: &'a str,
+    occurred_at: String,
+    data: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session_id: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+#[serde(transparent)]
+struct TenantIdText(uuid::Uuid);
+
+/// One event as the contract wants it. `event.body` is not used: dispatchers render it.
+pub fn encode_event(event: &Event, data: &RawValue) -> Bytes {
+    let outgoing = OutgoingEvent {
+        id: event.id.as_str(),
+        tenant_id: TenantIdText(event.tenant_id.0),
+        event_type: event.event_type.as_str(),
+        occurred_at: event.occurred_at.to_rfc3339_opts(SecondsFormat::AutoSi, true),
+        data,
+        session_id: event.session_id.as_ref().map(domain::SessionId::as_str),
+    };
+    Bytes::from(serde_json::to_vec(&outgoing).expect("strings and valid JSON are serializable"))
+}
+
+/// What a message held.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Decoded {
+    pub(crate) events: Vec<Event>,
+    pub(crate) rejections: Vec<Rejection>,
+}
+
+/// Reads a message. `routing_key` must be the type of each event; `None` where the exchange has a key of its own.
+pub(crate) fn decode_message(body: &[u8], properties: &AMQPProperties, routing_key: Option<&str>) -> Decoded {
+    match decode_whole(body, properties) {
+        Err((reason, detail)) => Decoded {
+            events: Vec::new(),
+            rejections: vec![Rejection { reason, detail, body: Bytes::copy_from_slice(body) }],
+        },
+        Ok(items) => {
+            let mut decoded = Decoded::default();
+            for item in items {
+                match decode_event(item, routing_key) {
+                    Ok(event) => decoded.events.push(event),
+                    Err((reason, detail)) => decoded.rejections.push(Rejection {
+                        reason,
+                        detail,
+                        body: Bytes::copy_from_slice(item.as_bytes()),
+                    }),
+                }
+            }
+            decoded
+        }
+    }
+}
+
+type Fault = (Reason, String);
+
+/// Checks what concerns the message as a whole, and splits it into the JSON of its events.
+fn decode_whole<'a>(body: &'a [u8], properties: &AMQPProperties) -> Result<Vec<&'a str>, Fault> {
+    check_properties(properties)?;
+    if body.len() > MAX_MESSAGE_BYTES {
+        let detail = format!("the message is {} bytes long, the limit is {MAX_MESSAGE_BYTES}", body.len());
+        return Err((Reason::TooLarge, detail));
+    }
+    let text = std::str::from_utf8(body)
+        .map_err(|error| (Reason::NotUtf8, format!("the body is not UTF-8: {error}")))?;
+    if !text.trim_start().starts_with('[') {
+        return Ok(vec![text]);
+    }
+    let items: Vec<&RawValue> = serde_json::from_str(text).map_err(not_json)?;
+    if items.len() > MAX_EVENTS_PER_MESSAGE {
+        let detail =
+            format!("the message holds {} events, the limit is {MAX_EVENTS_PER_MESSAGE}", items.len());
+        return Err((Reason::TooLarge, detail));
+    }
+    if items.is_empty() {
+        return Err((Reason::BadEvent, "the array holds no event".to_owned()));
+    }
+    Ok(items.into_iter().map(RawValue::get).collect())
+}
+
+fn check_properties(properties: &AMQPProperties) -> Result<(), Fault> {
+    if let Some(encoding) = properties.content_encoding() {
+        let identity = ["", "identity", "utf-8"].contains(&encoding.as_str().to_ascii_lowercase().as_str());
+        if !identity {
+            return Err((Reason::ContentEncoding, format!("content_encoding {encoding:?} is not supported")));
+        }
+    }
+    if let Some(content_type) = properties.content_type() {
+        let media_type = content_type.as_str().split(';').next().unwrap_or_default().trim();
+        if !media_type.eq_ignore_ascii_case(CONTENT_TYPE) {
+            let detail = format!("content_type must be {CONTENT_TYPE}, not {media_type:?}");
+            return Err((Reason::BadContentType, detail));
+        }
+    }
+    let version = properties.headers().as_ref().and_then(|headers| headers.inner().get(VERSION_HEADER));
+    match version.map(version_text) {
+        None => Ok(()),
+        Some(None) => Err((Reason::BadHeader, format!("{VERSION_HEADER} must be an integer or a string"))),
+        Some(Some(version)) if version == VERSION => Ok(()),
+        Some(Some(version)) => Err((
+            Reason::UnknownVersion,
+            format!("{VERSION_HEADER} {version:?} is not known; send {VERSION}"),
+        )),
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "every other AMQP type is a wrong one")]
+fn version_text(value: &AMQPValue) -> Option<String> {
+    match value {
+        AMQPValue::LongString(text) => Some(text.to_string()),
+        AMQPValue::ShortString(text) => Some(text.to_string()),
+        AMQPValue::ShortShortInt(number) => Some(number.to_string()),
+        AMQPValue::ShortShortUInt(number) => Some(number.to_string()),
+        AMQPValue::ShortInt(number) => Some(number.to_string()),
+        AMQPValue::ShortUInt(number) => Some(number.to_string()),
+        AMQPValue::LongInt(number) => Some(number.to_string()),
+        AMQPValue::LongUInt(number) => Some(number.to_string()),
+        AMQPValue::LongLongInt(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+fn decode_event(json: &str, routing_key: Option<&str>) -> Result<Event, Fault> {
+    let incoming: IncomingEvent<'_> = serde_json::from_str(json).map_err(|error| {
+        if error.is_data() { (Reason::BadEvent, error.to_string()) } else { not_json(error) }
+    })?;
+    let event = parse_event(&incoming).map_err(|invalid| (Reason::BadEvent, invalid.to_string()))?;
+    match routing_key {
+        Some(key) if key != event.event_type.as_str() => {
+            let detail = format!("the routing key is {key:?}, the event's type is \"{}\"", event.event_type);
+            Err((Reason::RoutingKeyMismatch, detail))
+        }
+        _ => Ok(event),
+    }
+}
+
+fn parse_event(incoming: &IncomingEvent<'_>) -> Result<Event, Invalid> {
+    let id = incoming.id.parse()?;
+    let event_type = incoming.event_type.parse()?;
+    let tenant_id: TenantId = incoming.tenant_id.parse()?;
+    let occurred_at = DateTime::parse_from_rfc3339(&incoming.occurred_at)
+        .map_err(|_| Invalid::new("occurredAt must be an RFC 3339 time with an offset"))?
+        .with_timezone(&Utc);
+    let session_id = incoming.session_id.as_deref().map(str::parse).transpose()?;
+    check_data(incoming.data)?;
+    let body = render_body(&id, &event_type, occurred_at, incoming.data);
+    Ok(Event { tenant_id, id, event_type, occurred_at, session_id, body })
+}
+
+fn not_json(error: serde_json::Error) -> Fault {
+    (Reason::NotJson, format!("the body is not JSON: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::types::FieldTable;
+
+    use super::*;
+
+    const TENANT: &str = "7b2e1c9a-4f1d-4d7e-9a55-0d3f6a1b2c3d";
+
+    fn event(id: &str) -> String {
+        format!(
+            r#"{{"id":"{id}","tenantId":"{TENANT}","type":"message.sent","occurredAt":"2026-05-30T10:00:00Z","data":{{"n": 1.0}}}}"#
+        )
+    }
+
+    fn decode(body: impl AsRef<[u8]>) -> Decoded {
+        decode_message(body.as_ref(), &AMQPProperties::default(), Some("message.sent"))
+    }
+
+    fn reasons(decoded: &Decoded) -> Vec<Reason> {
+        decoded.rejections.iter().map(|rejection| rejection.reason).collect()
+    }
+
+    #[test]
+    fn one_event_and_an_array_are_read_and_data_is_kept_as_it_is() {
+        let decoded = decode(event("a"));
+        assert_eq!(decoded.events[0].id.as_str(), "a");
+        assert!(decoded.events[0].body.ends_with(br#","data":{"n": 1.0}}"#));
+        let decoded = decode(format!(" [{}, {}]", event("a"), event("b")));
+        assert_eq!(decoded.events.len(), 2);
+    }
+
+    #[test]
+    fn what_the_gateway_encodes_is_what_dispatchers_decode() {
+        let data = RawValue::from_string(r#"{ "x": 1e2 }"#.to_owned()).unwrap();
+        let mut sent = decode(event("a")).events.remove(0);
+        sent.session_id = Some("s \"1\"".parse().unwrap());
+        let received = decode(encode_event(&sent, &data)).events.remove(0);
+        assert_eq!((&received.id, &received.session_id), (&sent.id, &sent.session_id));
+        assert_eq!(received.body, render_body(&sent.id, &sent.event_type, sent.occurred_at, &data));
+    }
+
+    #[test]
+    fn one_bad_event_of_an_array_is_rejected_alone() {
+        let decoded = decode(format!("[{}, {{\"id\":\"b\"}}, {}]", event("a"), event("c.d")));
+        assert_eq!(decoded.events.len(), 1);
+        assert_eq!(reasons(&decoded), [Reason::BadEvent, Reason::BadEvent]);
+        assert_eq!(decoded.rejections[0].body, r#"{"id":"b"}"#);
+    }
+
+    #[test]
+    fn bad_messages_are_rejected_whole_with_their_reason() {
+        for (body, reason) in [
+            (&b""[..], Reason::NotJson),
+            (b"\xff", Reason::NotUtf8),
+            (b"not json", Reason::NotJson),
+            (b"[1", Reason::NotJson),
+            (b"[]", Reason::BadEvent),
+            (b"17", Reason::BadEvent),
+            (&vec![b' '; MAX_MESSAGE_BYTES + 1], Reason::TooLarge),
+            (format!("[{}]", vec!["1"; MAX_EVENTS_PER_MESSAGE + 1].join(",")).as_bytes(), Reason::TooLarge),
+        ] {
+            let decoded = decode(body);
+            assert_eq!(
+                reasons(&decoded),
+                [reason],
+                "{}",
+                String::from_utf8_lossy(&body[..body.len().min(40)])
+            );
+            assert!(decoded.events.is_empty());
+        }
+    }
+
+    #[test]
+    fn unknown_doubled_missing_and_invalid_fields_are_rejected() {
+        for bad in [
+            event("a").replace("\"id\"", "\"ID\""),
+            event("a").replace(r#""type""#, r#""id":"b","type""#),
+            event("a").replace(TENANT, "acme"),
+            event("a").replace("2026-05-30T10:00:00Z", "yesterday"),
+            event("a").replace("2026-05-30T10:00:00Z", "2026-05-30T10:00:00"),
+            event("a").replace("message.sent", "message.*"),
+            event("a").replace(r#""data":"#, r#""sessionId":"","data":"#),
+            event("a").replace(r#""a""#, "7"),
+            event("a\\u0000"),
+        ] {
+            assert_eq!(reasons(&decode(&bad)), [Reason::BadEvent], "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_routing_key_must_be_the_type_unless_the_exchange_has_its_own() {
+        let properties = AMQPProperties::default();
+        let with_key = decode_message(event("a").as_bytes(), &properties, Some("message.received"));
+        assert_eq!(reasons(&with_key), [Reason::RoutingKeyMismatch]);
+        assert_eq!(decode_message(event("a").as_bytes(), &properties, None).events.len(), 1);
+    }
+
+    #[test]
+    fn properties_are_checked() {
+        let header = |value: AMQPValue| {
+            let mut headers = FieldTable::default();
+            headers.insert(VERSION_HEADER.into(), value);
+            AMQPProperties::default().with_headers(headers)
+        };
+        let plain = AMQPProperties::default;
+        for (properties, expected) in [
+            (plain().with_content_type("application/json; charset=utf-8".into()), None),
+            (plain().with_content_type("text/plain".into()), Some(Reason::BadContentType)),
+            (plain().with_content_encoding("gzip".into()), Some(Reason::ContentEncoding)),
+            (header(AMQPValue::LongInt(1)), None),
+            (header(AMQPValue::LongString("1".into())), None),
+            (header(AMQPValue::LongInt(2)), Some(Reason::UnknownVersion)),
+            (header(AMQPValue::Boolean(true)), Some(Reason::BadHeader)),
+        ] {
+            let decoded = decode_message(event("a").as_bytes(), &properties, None);
+            assert_eq!(reasons(&decoded).first().copied(), expected, "{properties:?}");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! What Postrider knows about tenants, webhooks, events and attempts, and every decision it takes about them.
+//!
+//! Nothing here does I/O, waits, reads a clock or rolls a die: time and randomness are passed in. Text from outside
+//! becomes one of these types by parsing, once, at the edge; a value of such a type cannot be wrong afterwards.
+
+mod address;
+mod backoff;
+mod clock;
+mod event;
+mod event_type;
+mod ids;
+mod invalid;
+mod outcome;
+mod payload;
+mod retry;
+mod scope;
+mod webhook;
+
+pub use address::{AddressPolicy, Refused};
+pub use backoff::Backoff;
+pub use clock::{Clock, SystemClock};
+pub use event::Event;
+pub use event_type::{EventPattern, EventType};
+pub use ids::{EventId, SessionId, TenantId, WebhookId};
+pub use invalid::Invalid;
+pub use outcome::{Cause, Outcome};
+pub use payload::{MAX_DATA_BYTES, MAX_DATA_DEPTH, check_data, render_body};
+pub use retry::{MAX_RETRY_AFTER, Next, RetrySchedule, parse_retry_after};
+pub use scope::{Scope, Scopes};
+pub use webhook::{
+    DisabledReason, MAX_EVENTS_PER_WEBHOOK, MAX_SESSIONS_PER_WEBHOOK, SecretBytes, UrlPolicy, Webhook,
+    WebhookUrl,
+};

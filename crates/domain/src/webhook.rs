@@ -1,0 +1,283 @@
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use url::{Host, Url};
+
+use crate::{AddressPolicy, Event, EventPattern, Invalid, SessionId, TenantId, WebhookId};
+
+/// Most event patterns one webhook may name.
+pub const MAX_EVENTS_PER_WEBHOOK: usize = 100;
+/// Most sessions one webhook may name.
+pub const MAX_SESSIONS_PER_WEBHOOK: usize = 1000;
+
+/// Where a webhook's deliveries go. Parsed once; keeps the text as its owner wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookUrl {
+    text: Box<str>,
+    url: Url,
+}
+
+/// Which receivers an installation allows.
+#[derive(Debug, Clone, Default)]
+pub struct UrlPolicy {
+    /// Whether `http://` is allowed. Off unless the operator says otherwise: payloads would travel in clear text.
+    pub allow_http: bool,
+    /// Which addresses may be connected to.
+    pub addresses: AddressPolicy,
+}
+
+impl WebhookUrl {
+    /// Longest URL, in bytes.
+    pub const MAX_BYTES: usize = 2048;
+
+    /// Reads a URL and applies the policy to everything that can be known without looking the host up.
+    pub fn parse(text: &str, policy: &UrlPolicy) -> Result<Self, Invalid> {
+        let parsed = Self::parse_stored(text)?;
+        parsed.check(policy)?;
+        Ok(parsed)
+    }
+
+    /// Reads a URL that was accepted before. The policy may have changed since, so it is for [`WebhookUrl::check`].
+    pub fn parse_stored(text: &str) -> Result<Self, Invalid> {
+        if text.len() > Self::MAX_BYTES {
+            return Err(Invalid::new(format!("url must be at most {} bytes long", Self::MAX_BYTES)));
+        }
+        if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err(Invalid::new("url must not contain spaces or control characters"));
+        }
+        let url = Url::parse(text)
+            .map_err(|_| Invalid::new("url must be an absolute URL like https://example.com/webhooks"))?;
+        Ok(Self { text: text.into(), url })
+    }
+
+    /// Applies the policy again, before every attempt.
+    pub fn check(&self, policy: &UrlPolicy) -> Result<(), Invalid> {
+        match self.url.scheme() {
+            "https" => {}
+            "http" if policy.allow_http => {}
+            "http" => return Err(Invalid::new("url must use https")),
+            other => return Err(Invalid::new(format!("url must use https, not {other}"))),
+        }
+        if !self.url.username().is_empty() || self.url.password().is_some() {
+            return Err(Invalid::new("url must not contain a user name or password"));
+        }
+        let refuse = |refused: crate::Refused| {
+            Invalid::new(format!("url must not point to a private network: {refused}"))
+        };
+        match self.url.host() {
+            None => Err(Invalid::new("url must have a host")),
+            Some(Host::Ipv4(address)) => policy.addresses.check(address.into()).map_err(refuse),
+            Some(Host::Ipv6(address)) => policy.addresses.check(address.into()).map_err(refuse),
+            Some(Host::Domain(name)) if is_loopback_name(name) => policy
+                .addresses
+                .check(Ipv4Addr::LOCALHOST.into())
+                .or_else(|_| policy.addresses.check(Ipv6Addr::LOCALHOST.into()))
+                .map_err(refuse),
+            Some(Host::Domain(_)) => Ok(()),
+        }
+    }
+
+    /// The URL as its owner wrote it.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The URL to connect to.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// The address, where the host is one and needs no look-up.
+    pub fn literal_address(&self) -> Option<IpAddr> {
+        match self.url.host()? {
+            Host::Ipv4(address) => Some(address.into()),
+            Host::Ipv6(address) => Some(address.into()),
+            Host::Domain(_) => None,
+        }
+    }
+}
+
+/// `localhost` and everything below it is loopback by RFC 6761, whatever a resolver says.
+fn is_loopback_name(name: &str) -> bool {
+    let name = name.trim_end_matches('.');
+    name == "localhost" || name.ends_with(".localhost")
+}
+
+/// The key that signs a webhook's deliveries. Never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretBytes(Box<[u8]>);
+
+impl SecretBytes {
+    /// Wraps key bytes.
+    pub fn new(bytes: impl Into<Box<[u8]>>) -> Self {
+        Self(bytes.into())
+    }
+
+    /// The key bytes, for signing and storing only.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretBytes(redacted)")
+    }
+}
+
+/// Why a webhook was switched off by Postrider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DisabledReason {
+    /// The receiver answered 410 Gone.
+    Gone,
+}
+
+impl DisabledReason {
+    /// The name the API shows and the database keeps.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+        }
+    }
+}
+
+impl FromStr for DisabledReason {
+    type Err = Invalid;
+
+    fn from_str(code: &str) -> Result<Self, Invalid> {
+        match code {
+            "gone" => Ok(Self::Gone),
+            other => Err(Invalid::new(format!("{other:?} is not a reason for disabling a webhook"))),
+        }
+    }
+}
+
+/// A tenant's subscription: which events go where, and how they are signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Webhook {
+    /// Names the webhook.
+    pub id: WebhookId,
+    /// Whose it is.
+    pub tenant_id: TenantId,
+    /// Where deliveries go.
+    pub url: WebhookUrl,
+    /// Wanted event types; one match is enough.
+    pub events: Vec<EventPattern>,
+    /// Wanted sessions; `None` wants all, also events of no session.
+    pub session_ids: Option<Vec<SessionId>>,
+    /// Signs the deliveries.
+    pub secret: SecretBytes,
+    /// Off means that nothing is delivered.
+    pub is_active: bool,
+    /// Why and when Postrider switched it off, if it did.
+    pub disabled: Option<(DisabledReason, DateTime<Utc>)>,
+    /// When it was created.
+    pub created_at: DateTime<Utc>,
+    /// When its owner, or Postrider, last changed it.
+    pub updated_at: DateTime<Utc>,
+}
+
+impl Webhook {
+    /// Whether the event goes to this webhook.
+    pub fn matches(&self, event: &Event) -> bool {
+        self.is_active
+            && self.events.iter().any(|pattern| pattern.matches(&event.event_type))
+            && match (&self.session_ids, &event.session_id) {
+                (None, _) => true,
+                (Some(wanted), Some(session)) => wanted.contains(session),
+                (Some(_), None) => false,
+            }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<WebhookUrl, Invalid> {
+        WebhookUrl::parse(text, &UrlPolicy::default())
+    }
+
+    #[test]
+    fn a_url_is_kept_as_it_was_written() {
+        for url in [
+            "https://api.yourapp.com/webhooks/actiwapi",
+            "https://EXAMPLE.com",
+            "https://bücher.example/ä?q=1",
+        ] {
+            assert_eq!(parse(url).unwrap().as_str(), url);
+        }
+    }
+
+    #[test]
+    fn every_spelling_of_a_private_address_is_refused() {
+        for url in [
+            "https://127.0.0.1/",
+            "https://2130706433/",
+            "https://0x7f.1/",
+            "https://0177.0.0.1/",
+            "https://127.1/",
+            "https://１２７.0.0.1/",
+            "https://127.0.0.1./",
+            "https://[::1]/",
+            "https://[::ffff:127.0.0.1]/",
+            "https://[::ffff:a00:1]/",
+            "https://169.254.169.254/latest/meta-data",
+            "https://localhost/",
+            "https://LOCALHOST./",
+            "https://a.localhost/",
+            "https://[fd00::1]/",
+            "https://%31%32%37.0.0.1/",
+            "https://0/",
+        ] {
+            assert!(parse(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn other_schemes_credentials_and_malformed_urls_are_refused() {
+        for url in [
+            "",
+            "example.com",
+            "/path",
+            "http://example.com/",
+            "ftp://example.com/",
+            "file:///etc/passwd",
+            "javascript:alert(1)",
+            "https://",
+            "https://user@example.com/",
+            "https://user:pw@example.com/",
+            "https://exa mple.com/",
+            "https://example.com/\n",
+            "https://example.com:99999/",
+            &format!("https://example.com/{}", "x".repeat(2048)),
+        ] {
+            assert!(parse(url).is_err(), "{url:?}");
+        }
+    }
+
+    #[test]
+    fn a_local_run_can_allow_http_and_loopback() {
+        let policy = UrlPolicy {
+            allow_http: true,
+            addresses: AddressPolicy::allowing(vec!["127.0.0.0/8".parse().unwrap()]),
+        };
+        for url in ["http://127.0.0.1:9000/hook", "http://localhost:9000/"] {
+            assert!(WebhookUrl::parse(url, &policy).is_ok(), "{url}");
+        }
+        assert!(WebhookUrl::parse("http://10.0.0.1/", &policy).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics_and_what_parses_parses_again(text in "(https?://)?\\PC{0,60}") {
+            if let Ok(url) = parse(&text) {
+                prop_assert!(parse(url.as_str()).is_ok());
+            }
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Logs: JSON lines for machines, text for people.
+
+use std::io::IsTerminal as _;
+use std::str::FromStr;
+
+use domain::Invalid;
+use tracing_subscriber::EnvFilter;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl FromStr for LogFormat {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "json" => Ok(Self::Json),
+            "text" => Ok(Self::Text),
+            _ => Err(Invalid::new("must be json or text")),
+        }
+    }
+}
+
+/// Begins logging to standard output. `directives` is in the syntax of `tracing`'s filter.
+pub fn init(directives: &str, format: LogFormat) -> Result<(), Invalid> {
+    let filter = EnvFilter::try_new(directives).map_err(|error| Invalid::new(error.to_string()))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter);
+    match format {
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text => builder.with_ansi(std::io::stdout().is_terminal()).init(),
+    }
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! Types of settings, and the settings that several binaries share.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use domain::{AddressPolicy, Invalid, UrlPolicy};
+
+use crate::settings::{ConfigError, Setting, Settings};
+
+/// Text that is not empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text(pub String);
+
+impl FromStr for Text {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        if text.trim().is_empty() {
+            return Err(Invalid::new("must not be empty"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// A whole number of milliseconds, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Milliseconds(pub Duration);
+
+impl FromStr for Milliseconds {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text.parse() {
+            Ok(milliseconds @ 1..=86_400_000) => Ok(Self(Duration::from_millis(milliseconds))),
+            _ => Err(Invalid::new("must be milliseconds: a whole number from 1 to 86400000")),
+        }
+    }
+}
+
+/// A whole number within bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count<const MIN: u32, const MAX: u32>(pub u32);
+
+impl<const MIN: u32, const MAX: u32> FromStr for Count<MIN, MAX> {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text.parse::<u32>() {
+            Ok(count) if (MIN..=MAX).contains(&count) => Ok(Self(count)),
+            _ => Err(Invalid::new(format!("must be a whole number from {MIN} to {MAX}"))),
+        }
+    }
+}
+
+/// Networks in CIDR notation, separated by commas.
+#[derive(Debug, Clone, Default)]
+pub struct Networks(pub AddressPolicy);
+
+impl FromStr for Networks {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let networks = text
+            .split(',')
+            .map(str::trim)
+            .filter(|network| !network.is_empty())
+            .map(|network| {
+                network.parse().map_err(|_| {
+                    Invalid::new(format!("{network:?} is not a network like 10.0.0.0/8 or fd00::/8"))
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self(AddressPolicy::allowing(networks)))
+    }
+}
+
+/// The shared secret that access tokens are signed with: at least 32 bytes. Never printed.
+#[derive(Clone)]
+pub struct JwtSecret(String);
+
+impl JwtSecret {
+    /// The bytes of the key.
+    pub fn expose(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl FromStr for JwtSecret {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        if text.len() < 32 {
+            return Err(Invalid::new("must be at least 32 bytes long"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for JwtSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JwtSecret(redacted)")
+    }
+}
+
+/// Where Postgres is.
+pub const DATABASE_URL: Setting =
+    Setting::required::<Text>("database_url", "Postgres: `postgres://user:password@host:port/database`")
+        .secret();
+/// Where RabbitMQ is.
+pub const AMQP_URL: Setting =
+    Setting::required::<Text>("amqp_url", "RabbitMQ: `amqp://user:password@host:port/%2f`").secret();
+/// How exchanges and queues are called.
+pub const AMQP_PREFIX: Setting = Setting::optional::<Text>(
+    "amqp_prefix",
+    "postrider",
+    "what the names of exchanges and queues begin with",
+);
+/// What is logged.
+pub const LOG: Setting = Setting::optional::<Text>(
+    "log",
+    "info",
+    "what is logged: a level, or directives such as `info,dispatcher=debug`",
+);
+/// How it is logged.
+pub const LOG_FORMAT: Setting =
+    Setting::optional::<crate::telemetry::LogFormat>("log_format", "json", "`json` or `text`");
+/// Whether receivers may be reached without TLS.
+pub const RECEIVER_ALLOW_HTTP: Setting = Setting::optional::<bool>(
+    "receiver_allow_http",
+    "false",
+    "whether receivers may use `http://`; payloads then travel in clear text",
+);
+/// Which special networks receivers may be in.
+pub const RECEIVER_ALLOWED_NETWORKS: Setting = Setting::optional::<Networks>(
+    "receiver_allowed_networks",
+    "",
+    "networks that are not public but may be delivered to, like `10.1.0.0/16,fd00::/8`",
+);
+/// How long a shutdown may take.
+pub const DRAIN_TIMEOUT_MS: Setting = Setting::optional::<Milliseconds>(
+    "drain_timeout_ms",
+    "25000",
+    "how long work under way may take after SIGTERM, in milliseconds",
+);
+/// The key of access tokens.
+pub const JWT_SECRET: Setting =
+    Setting::required::<JwtSecret>("jwt_secret", "the HS256 secret of access tokens, at least 32 bytes")
+        .secret();
+/// Who issues access tokens.
+pub const JWT_ISSUER: Setting =
+    Setting::required::<Text>("jwt_issuer", "the `iss` that access tokens must have");
+/// Whom access tokens are for.
+pub const JWT_AUDIENCE: Setting =
+    Setting::required::<Text>("jwt_audience", "the `aud` that access tokens must have");
+
+/// Reads which receivers are allowed.
+pub fn url_policy(settings: &Settings) -> Result<UrlPolicy, ConfigError> {
+    Ok(UrlPolicy {
+        allow_http: settings.get(&RECEIVER_ALLOW_HTTP)?,
+        addresses: settings.get::<Networks>(&RECEIVER_ALLOWED_NETWORKS)?.0,
+    })
+}

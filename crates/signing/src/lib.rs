@@ -1,0 +1,27 @@
+//! [Standard Webhooks](https://www.standardwebhooks.com) signatures: made by Postrider, verified by receivers.
+//!
+//! A request carries three headers. `webhook-id` names the event and is the same on every retry; `webhook-timestamp`
+//! is the time of the attempt in seconds since 1970; `webhook-signature` is one or more signatures separated by spaces,
+//! each `v1,` and the base64 of HMAC-SHA256 over `{id}.{timestamp}.{body}`.
+//!
+//! ```
+//! use postrider_signing::{Secret, sign, verify};
+//!
+//! let secret: Secret = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD".parse()?;
+//! let signature = sign([&secret], "evt_1", 1_649_367_553, b"{}");
+//! verify([&secret], "evt_1", "1649367553", &signature, b"{}", 1_649_367_600)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod secret;
+mod signature;
+
+pub use secret::{InvalidSecret, Secret};
+pub use signature::{TOLERANCE_SECONDS, VerifyError, sign, verify};
+
+/// Header that names the event.
+pub const ID_HEADER: &str = "webhook-id";
+/// Header with the time of the attempt, in seconds since 1970.
+pub const TIMESTAMP_HEADER: &str = "webhook-timestamp";
+/// Header with the signatures.
+pub const SIGNATURE_HEADER: &str = "webhook-signature";

@@ -1,0 +1,200 @@
+use chrono::{DateTime, NaiveDate, Utc};
+use domain::{EventId, TenantId, WebhookId};
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use crate::events::{Lease, StoredEvent, read_event};
+use crate::{BatchId, Store, StoreError};
+
+/// Names a delivery: one event for one webhook.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DeliveryKey {
+    /// The webhook.
+    pub webhook_id: WebhookId,
+    /// The event, within the webhook's tenant.
+    pub event_id: EventId,
+    /// The partition of the event.
+    pub event_day: NaiveDate,
+}
+
+/// A delivery that a dispatcher has taken on, under a lease.
+#[derive(Debug, Clone)]
+pub struct ClaimedDelivery {
+    /// The webhook.
+    pub webhook_id: WebhookId,
+    /// The tenant of both.
+    pub tenant_id: TenantId,
+    /// The event.
+    pub event: StoredEvent,
+    /// Attempts made before.
+    pub attempts: u32,
+}
+
+const CLAIM_DUE: &str = "-- claim_due
+WITH due AS (
+    SELECT webhook_id, event_id, event_day FROM deliveries
+    WHERE due_at <= $1 ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
+), claimed AS (
+    UPDATE deliveries d SET due_at = $4, leased_by = $3 FROM due
+    WHERE d.webhook_id = due.webhook_id AND d.event_id = due.event_id AND d.event_day = due.event_day
+    RETURNING d.webhook_id, d.attempts, d.tenant_id, d.event_id, d.event_day
+)
+SELECT c.webhook_id, c.attempts, e.tenant_id, e.id, e.type, e.session_id, e.occurred_at, e.accepted_at, e.day, e.body
+FROM claimed c JOIN events e ON e.tenant_id = c.tenant_id AND e.id = c.event_id AND e.day = c.event_day
+ORDER BY e.accepted_at";
+
+const CLAIM_WAITING: &str = "-- claim_waiting
+WITH chosen AS (
+    SELECT d.webhook_id, d.event_id, d.event_day
+    FROM unnest($1::uuid[], $2::bigint[]) AS w (webhook_id, room)
+    CROSS JOIN LATERAL (
+        SELECT webhook_id, event_id, event_day FROM deliveries
+        WHERE webhook_id = w.webhook_id AND due_at IS NULL
+        ORDER BY accepted_at LIMIT w.room FOR UPDATE SKIP LOCKED
+    ) d
+), claimed AS (
+    UPDATE deliveries d SET due_at = $4, leased_by = $3 FROM chosen c
+    WHERE d.webhook_id = c.webhook_id AND d.event_id = c.event_id AND d.event_day = c.event_day
+    RETURNING d.webhook_id, d.attempts, d.tenant_id, d.event_id, d.event_day
+)
+SELECT c.webhook_id, c.attempts, e.tenant_id, e.id, e.type, e.session_id, e.occurred_at, e.accepted_at, e.day, e.body
+FROM claimed c JOIN events e ON e.tenant_id = c.tenant_id AND e.id = c.event_id AND e.day = c.event_day
+ORDER BY e.accepted_at";
+
+// Steps from webhook to webhook through the index instead of reading every row of each.
+const WAITING_WEBHOOKS: &str = "-- waiting_webhooks
+WITH RECURSIVE step AS (
+    (SELECT webhook_id FROM deliveries WHERE due_at IS NULL AND webhook_id > $1 ORDER BY webhook_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT d.webhook_id FROM deliveries d WHERE d.due_at IS NULL AND d.webhook_id > step.webhook_id
+            ORDER BY d.webhook_id LIMIT 1)
+    FROM step WHERE step.webhook_id IS NOT NULL
+)
+SELECT webhook_id FROM step WHERE webhook_id IS NOT NULL LIMIT $2";
+
+const NEXT_DUE: &str = "-- next_due
+SELECT min(due_at) FROM deliveries WHERE due_at IS NOT NULL";
+
+// A delivery whose event has left with its partition can never be made.
+const DROP_ORPHANS: &str = "-- drop_orphaned_deliveries
+DELETE FROM deliveries d WHERE d.event_day < $1";
+
+const RESUME_UNSETTLED: &str = "-- resume_unsettled
+INSERT INTO deliveries (accepted_at, due_at, event_day, attempts, tenant_id, webhook_id, event_id)
+SELECT g.accepted_at, $6, g.event_day, 0, g.tenant_id, g.webhook_id, g.event_id
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::date[], $5::timestamptz[])
+    AS g (tenant_id, webhook_id, event_id, event_day, accepted_at)
+WHERE NOT EXISTS (
+    SELECT FROM delivery_attempts a
+    WHERE a.webhook_id = g.webhook_id AND a.event_id = g.event_id
+        AND a.started_at >= g.accepted_at - interval '1 hour'
+)
+ON CONFLICT DO NOTHING";
+
+const CLOSE_BATCH: &str = "-- close_batch
+DELETE FROM open_batches WHERE id = $1 AND leased_by = $2";
+
+const RELEASE_DELIVERIES: &str = "-- release_deliveries
+UPDATE deliveries SET due_at = $2, leased_by = NULL WHERE leased_by = $1 AND due_at IS NOT NULL";
+
+impl Store {
+    /// Takes on due deliveries, the longest due first, including those whose holder went silent.
+    pub async fn claim_due(
+        &self,
+        now: DateTime<Utc>,
+        limit: usize,
+        lease: Lease,
+    ) -> Result<Vec<ClaimedDelivery>, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let client = self.connection().await?;
+        let statement = client.prepare_cached(CLAIM_DUE).await?;
+        let rows = client.query(&statement, &[&now, &limit, &lease.holder, &lease.until]).await?;
+        rows.iter().map(read_claimed).collect()
+    }
+
+    /// Takes on deliveries that wait for their webhook's gate, the oldest first, up to a number for each webhook.
+    pub async fn claim_waiting(
+        &self,
+        rooms: &[(WebhookId, usize)],
+        lease: Lease,
+    ) -> Result<Vec<ClaimedDelivery>, StoreError> {
+        let ids: Vec<Uuid> = rooms.iter().map(|(id, _)| id.0).collect();
+        let counts: Vec<i64> =
+            rooms.iter().map(|(_, room)| i64::try_from(*room).unwrap_or(i64::MAX)).collect();
+        let client = self.connection().await?;
+        let statement = client.prepare_cached(CLAIM_WAITING).await?;
+        let rows = client.query(&statement, &[&ids, &counts, &lease.holder, &lease.until]).await?;
+        rows.iter().map(read_claimed).collect()
+    }
+
+    /// Webhooks that have deliveries waiting for their gate, in the order of their ids, after `after`.
+    pub async fn waiting_webhooks(
+        &self,
+        after: Option<WebhookId>,
+        limit: usize,
+    ) -> Result<Vec<WebhookId>, StoreError> {
+        let after = after.map_or(Uuid::nil(), |id| id.0);
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let client = self.connection().await?;
+        let rows = client.query(&client.prepare_cached(WAITING_WEBHOOKS).await?, &[&after, &limit]).await?;
+        Ok(rows.iter().map(|row| WebhookId(row.get(0))).collect())
+    }
+
+    /// When the next delivery falls due, or has fallen due.
+    pub async fn next_due(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let client = self.connection().await?;
+        Ok(client.query_one(&client.prepare_cached(NEXT_DUE).await?, &[]).await?.get(0))
+    }
+
+    /// Makes every delivery of a batch that was taken over due at once, except those that have an attempt on record or
+    /// are parked already, and closes the batch: one transaction.
+    pub async fn resume_batch(
+        &self,
+        batch: BatchId,
+        holder: Uuid,
+        deliveries: &[(WebhookId, &StoredEvent)],
+        now: DateTime<Utc>,
+    ) -> Result<u64, StoreError> {
+        let tenant_ids: Vec<Uuid> = deliveries.iter().map(|(_, stored)| stored.event.tenant_id.0).collect();
+        let webhook_ids: Vec<Uuid> = deliveries.iter().map(|(id, _)| id.0).collect();
+        let event_ids: Vec<&str> = deliveries.iter().map(|(_, stored)| stored.event.id.as_str()).collect();
+        let days: Vec<NaiveDate> = deliveries.iter().map(|(_, stored)| stored.day).collect();
+        let accepted_at: Vec<DateTime<Utc>> =
+            deliveries.iter().map(|(_, stored)| stored.accepted_at).collect();
+        let mut client = self.connection().await?;
+        let transaction = client.transaction().await?;
+        let statement = transaction.prepare_cached(CLOSE_BATCH).await?;
+        if transaction.execute(&statement, &[&batch, &holder]).await? == 0 {
+            return Ok(0); // somebody else has taken it meanwhile
+        }
+        let statement = transaction.prepare_cached(RESUME_UNSETTLED).await?;
+        let resumed = transaction
+            .execute(&statement, &[&tenant_ids, &webhook_ids, &event_ids, &days, &accepted_at, &now])
+            .await?;
+        transaction.commit().await?;
+        Ok(resumed)
+    }
+
+    /// Lets go of every delivery of a dispatcher that is leaving.
+    pub async fn release_deliveries(&self, holder: Uuid, now: DateTime<Utc>) -> Result<u64, StoreError> {
+        let client = self.connection().await?;
+        let statement = client.prepare_cached(RELEASE_DELIVERIES).await?;
+        Ok(client.execute(&statement, &[&holder, &now]).await?)
+    }
+
+    /// Drops deliveries of events older than `first_day`, which are about to leave with their partition.
+    pub async fn drop_orphaned_deliveries(&self, first_day: NaiveDate) -> Result<u64, StoreError> {
+        let client = self.connection().await?;
+        Ok(client.execute(&client.prepare_cached(DROP_ORPHANS).await?, &[&first_day]).await?)
+    }
+}
+
+fn read_claimed(row: &Row) -> Result<ClaimedDelivery, StoreError> {
+    let attempts: i32 = row.get("attempts");
+    Ok(ClaimedDelivery {
+        webhook_id: WebhookId(row.get("webhook_id")),
+        tenant_id: TenantId(row.get("tenant_id")),
+        event: read_event(row)?,
+        attempts: u32::try_from(attempts).unwrap_or_default(),
+    })
+}

@@ -1,0 +1,59 @@
+use deadpool_postgres::{BuildError, PoolError};
+use domain::Invalid;
+
+/// Why the database did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It could not be reached, or all connections stayed busy. Trying again later can help.
+    #[error("the database is not available: {0}")]
+    Unavailable(String),
+    /// It refused or failed the statement.
+    #[error("the database failed a statement: {0}")]
+    Failed(String),
+    /// A row holds something this version cannot read.
+    #[error("a row of {table} cannot be read: {reason}")]
+    Unreadable {
+        /// The table.
+        table: &'static str,
+        /// What is wrong with it.
+        reason: Invalid,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn unreadable(table: &'static str) -> impl Fn(Invalid) -> Self {
+        move |reason| Self::Unreadable { table, reason }
+    }
+}
+
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        use std::error::Error as _;
+        let detail = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+        match error.as_db_error() {
+            // Classes of SQLSTATE: 08 connection, 53 resources, 57 operator intervention (shutdown, restart).
+            Some(db) if !["08", "53", "57"].contains(&db.code().code().get(..2).unwrap_or_default()) => {
+                Self::Failed(detail)
+            }
+            _ => Self::Unavailable(detail),
+        }
+    }
+}
+
+impl From<PoolError> for StoreError {
+    fn from(error: PoolError) -> Self {
+        match error {
+            PoolError::Backend(error) => error.into(),
+            error @ (PoolError::Timeout(_)
+            | PoolError::Closed
+            | PoolError::NoRuntimeSpecified
+            | PoolError::PostCreateHook(_)) => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+impl From<BuildError> for StoreError {
+    fn from(error: BuildError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}

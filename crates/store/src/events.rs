@@ -1,0 +1,187 @@
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use chrono::{DateTime, Datelike, NaiveDate, TimeDelta, Utc};
+use deadpool_postgres::GenericClient;
+use domain::{Event, TenantId};
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use crate::batches::BatchId;
+use crate::{Store, StoreError};
+
+/// Who holds something, and until when unless it is renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// The dispatcher.
+    pub holder: Uuid,
+    /// When anybody else may take it.
+    pub until: DateTime<Utc>,
+}
+
+/// What became of one event of a hand-over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handed {
+    /// It is stored; the webhooks of its tenant are at this version.
+    Stored {
+        /// See [`Store::webhooks_versions`].
+        webhooks_version: i64,
+    },
+    /// The tenant has an event of this id already.
+    Repeated,
+    /// Nobody knows the tenant.
+    UnknownTenant,
+    /// The catalogue has no such type.
+    UnknownType,
+}
+
+/// The result of a hand-over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandedOver {
+    /// Its open batch.
+    pub batch: BatchId,
+    /// The partition of its events.
+    pub day: NaiveDate,
+    /// What became of each event, in the order they were given.
+    pub events: Vec<Handed>,
+}
+
+/// An event as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// The event.
+    pub event: Event,
+    /// When it was handed over.
+    pub accepted_at: DateTime<Utc>,
+    /// Its partition.
+    pub day: NaiveDate,
+}
+
+// One statement is one transaction and one round trip. A repeat within the day meets the primary key; one across
+// midnight is looked for in the neighbouring partitions.
+const HAND_OVER: &str = "-- hand_over
+WITH given AS MATERIALIZED (
+    SELECT g.*, t.id IS NOT NULL AS tenant_known, y.name IS NOT NULL AS type_known, t.webhooks_version
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bytea[])
+        WITH ORDINALITY AS g (tenant_id, id, type, session_id, occurred_at, body, place)
+    LEFT JOIN tenants t ON t.id = g.tenant_id
+    LEFT JOIN event_types y ON y.name = g.type
+), batch AS (
+    INSERT INTO open_batches (day, leased_by, leased_until) VALUES ($7, $8, $9) RETURNING id
+), stored AS (
+    INSERT INTO events (batch_id, occurred_at, accepted_at, day, tenant_id, id, type, session_id, body)
+    SELECT batch.id, g.occurred_at, $10, $7, g.tenant_id, g.id, g.type, g.session_id, g.body
+    FROM given g CROSS JOIN batch
+    WHERE g.tenant_known AND g.type_known
+        AND NOT EXISTS (SELECT FROM events e WHERE e.tenant_id = g.tenant_id AND e.id = g.id AND e.day = $7 - 1)
+        AND NOT EXISTS (SELECT FROM events e WHERE e.tenant_id = g.tenant_id AND e.id = g.id AND e.day = $7 + 1)
+    ON CONFLICT DO NOTHING
+    RETURNING tenant_id, id
+)
+SELECT batch.id, g.tenant_known, g.type_known, g.webhooks_version, s.id IS NOT NULL
+FROM given g CROSS JOIN batch LEFT JOIN stored s ON s.tenant_id = g.tenant_id AND s.id = g.id
+ORDER BY g.place";
+
+/// Serialises hand-overs around midnight, where two partitions could each take the same event.
+const MIDNIGHT_LOCK: &str = "-- midnight_lock
+SELECT pg_advisory_xact_lock(7235419183)";
+
+/// How far dispatchers' clocks may be apart for the lock above to be taken by both.
+const MIDNIGHT_WINDOW: TimeDelta = TimeDelta::minutes(5);
+
+impl Store {
+    /// Stores events, once each, and opens a batch for them, in one transaction. `now` decides their partition.
+    pub async fn hand_over(
+        &self,
+        events: &[&Event],
+        now: DateTime<Utc>,
+        lease: Lease,
+    ) -> Result<HandedOver, StoreError> {
+        let day = now.date_naive();
+        let mut client = self.connection().await?;
+        let rows = if is_near_midnight(now) {
+            let transaction = client.transaction().await?;
+            transaction.execute(&transaction.prepare_cached(MIDNIGHT_LOCK).await?, &[]).await?;
+            let rows = query_hand_over(&transaction, events, now, lease).await?;
+            transaction.commit().await?;
+            rows
+        } else {
+            query_hand_over(&client, events, now, lease).await?
+        };
+        let batch = rows.first().map(|row| row.get(0)).unwrap_or_default();
+        // Where one id is given twice at once, the statement stores the first and names both stored.
+        let mut seen = HashSet::with_capacity(events.len());
+        let events = events
+            .iter()
+            .zip(&rows)
+            .map(|(event, row)| match read_handed(row) {
+                Handed::Stored { .. } if !seen.insert((event.tenant_id, &event.id)) => Handed::Repeated,
+                handed => handed,
+            })
+            .collect();
+        Ok(HandedOver { batch, day, events })
+    }
+}
+
+async fn query_hand_over(
+    client: &impl GenericClient,
+    events: &[&Event],
+    now: DateTime<Utc>,
+    lease: Lease,
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let tenant_ids: Vec<Uuid> = events.iter().map(|event| event.tenant_id.0).collect();
+    let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
+    let types: Vec<&str> = events.iter().map(|event| event.event_type.as_str()).collect();
+    let session_ids: Vec<Option<&str>> =
+        events.iter().map(|event| event.session_id.as_ref().map(domain::SessionId::as_str)).collect();
+    let occurred_at: Vec<DateTime<Utc>> = events.iter().map(|event| event.occurred_at).collect();
+    let bodies: Vec<&[u8]> = events.iter().map(|event| &event.body[..]).collect();
+    client
+        .query(
+            &client.prepare_cached(HAND_OVER).await?,
+            &[
+                &tenant_ids,
+                &ids,
+                &types,
+                &session_ids,
+                &occurred_at,
+                &bodies,
+                &now.date_naive(),
+                &lease.holder,
+                &lease.until,
+                &now,
+            ],
+        )
+        .await
+}
+
+fn is_near_midnight(now: DateTime<Utc>) -> bool {
+    (now - MIDNIGHT_WINDOW).day() != (now + MIDNIGHT_WINDOW).day()
+}
+
+fn read_handed(row: &Row) -> Handed {
+    let (tenant_known, type_known, stored): (bool, bool, bool) = (row.get(1), row.get(2), row.get(4));
+    match (tenant_known, type_known, stored) {
+        (false, _, _) => Handed::UnknownTenant,
+        (true, false, _) => Handed::UnknownType,
+        (true, true, true) => Handed::Stored { webhooks_version: row.get(3) },
+        (true, true, false) => Handed::Repeated,
+    }
+}
+
+/// Reads the columns `tenant_id, id, type, session_id, occurred_at, accepted_at, day, body`.
+pub(crate) fn read_event(row: &Row) -> Result<StoredEvent, StoreError> {
+    let parse = || {
+        let session_id: Option<&str> = row.get("session_id");
+        Ok(Event {
+            tenant_id: TenantId(row.get("tenant_id")),
+            id: row.get::<_, &str>("id").parse()?,
+            event_type: row.get::<_, &str>("type").parse()?,
+            occurred_at: row.get("occurred_at"),
+            session_id: session_id.map(str::parse).transpose()?,
+            body: Bytes::from(row.get::<_, Vec<u8>>("body")),
+        })
+    };
+    let event = parse().map_err(StoreError::unreadable("events"))?;
+    Ok(StoredEvent { event, accepted_at: row.get("accepted_at"), day: row.get("day") })
+}

@@ -1,0 +1,29 @@
+//! Postrider's tables, and every query on them. No other crate knows SQL.
+//!
+//! One file for each table, with the queries beside the code that reads their rows. Times are always passed in: a query
+//! never asks the database what time it is.
+
+mod attempts;
+mod batches;
+mod deliveries;
+mod error;
+mod event_types;
+mod events;
+mod migrations;
+mod partitions;
+mod pool;
+mod recording;
+mod tenants;
+mod webhooks;
+
+pub use attempts::{Attempt, AttemptCursor};
+pub use batches::{BatchId, TakenOver};
+pub use deliveries::{ClaimedDelivery, DeliveryKey};
+pub use error::StoreError;
+pub use event_types::EventTypeRow;
+pub use events::{Handed, HandedOver, Lease};
+pub use migrations::{Migration, MigrationError};
+pub use partitions::PartitionReport;
+pub use pool::Store;
+pub use recording::{AttemptRecord, Batch, Parked};
+pub use webhooks::{CreateError, NewWebhook, WebhookChange};

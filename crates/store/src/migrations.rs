@@ -1,0 +1,118 @@
+use std::collections::BTreeSet;
+
+use crate::{Store, StoreError};
+
+/// One step of the schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Migration {
+    /// Its place in the order, from 1.
+    pub version: i32,
+    /// What it is called: its file name.
+    pub name: &'static str,
+    sql: &'static str,
+}
+
+/// Every migration, oldest first. The files are part of the binary.
+const MIGRATIONS: [Migration; 1] = [Migration {
+    version: 1,
+    name: "0001_foundation",
+    sql: include_str!("../../../migrations/0001_foundation.sql"),
+}];
+
+/// Any number that nothing else in the database uses as an advisory lock.
+const MIGRATION_LOCK: i64 = 0x706f_7374_7269_6465;
+
+/// Why the schema is not what this version needs.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    /// Migrations wait to be applied.
+    #[error(
+        "the database schema is {pending} migration(s) behind this version; run `postrider migrate` first"
+    )]
+    Pending {
+        /// How many.
+        pending: usize,
+    },
+    /// One failed; nothing of it was applied.
+    #[error("migration {name} failed and was rolled back: {reason}")]
+    Step {
+        /// Its name.
+        name: &'static str,
+        /// What the database says.
+        reason: StoreError,
+    },
+    /// The database could not be asked.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Store {
+    /// Applies what is missing, each migration in a transaction of its own, and calls `applied` after each. Several
+    /// processes may do so at once: an advisory lock lets one through at a time.
+    pub async fn migrate(&self, mut applied: impl FnMut(&Migration)) -> Result<usize, MigrationError> {
+        let mut client = self.connection().await?;
+        client.batch_execute("SET statement_timeout = 0").await.map_err(StoreError::from)?;
+        client.execute("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await.map_err(StoreError::from)?;
+        let result = apply_missing(&mut client, &mut applied).await;
+        // Ends the session, and with it the lock and the setting, also where a query failed.
+        drop(deadpool_postgres::Object::take(client));
+        result
+    }
+
+    /// Refuses a schema that lacks a migration this version needs. A newer schema is fine: migrations only add, so that
+    /// the previous version runs on beside the next.
+    pub async fn check_schema(&self) -> Result<(), MigrationError> {
+        let client = self.connection().await?;
+        match missing(&client).await?.len() {
+            0 => Ok(()),
+            pending => Err(MigrationError::Pending { pending }),
+        }
+    }
+}
+
+async fn apply_missing(
+    client: &mut tokio_postgres::Client,
+    applied: &mut impl FnMut(&Migration),
+) -> Result<usize, MigrationError> {
+    let missing = missing(client).await?;
+    for migration in &missing {
+        apply(client, migration)
+            .await
+            .map_err(|reason| MigrationError::Step { name: migration.name, reason })?;
+        applied(migration);
+    }
+    Ok(missing.len())
+}
+
+async fn apply(client: &mut tokio_postgres::Client, migration: &Migration) -> Result<(), StoreError> {
+    let transaction = client.transaction().await?;
+    transaction
+        .batch_execute(
+            "CREATE TABLE IF NOT EXISTS schema_migrations (
+                 version integer PRIMARY KEY,
+                 name text NOT NULL,
+                 applied_at timestamptz NOT NULL DEFAULT now()
+             )",
+        )
+        .await?;
+    transaction.batch_execute(migration.sql).await?;
+    transaction
+        .execute(
+            "INSERT INTO schema_migrations (version, name) VALUES ($1, $2)",
+            &[&migration.version, &migration.name],
+        )
+        .await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+async fn missing(client: &tokio_postgres::Client) -> Result<Vec<Migration>, StoreError> {
+    let table = client.query_one("SELECT to_regclass('schema_migrations') IS NOT NULL", &[]).await?;
+    let applied: BTreeSet<i32> = if table.get(0) {
+        let rows = client.query("SELECT version FROM schema_migrations", &[]).await?;
+        rows.iter().map(|row| row.get(0)).collect()
+    } else {
+        BTreeSet::new()
+    };
+    Ok(MIGRATIONS.into_iter().filter(|migration| !applied.contains(&migration.version)).collect())
+}

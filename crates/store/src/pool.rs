@@ -1,0 +1,63 @@
+use std::str::FromStr;
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
+use domain::Invalid;
+use tokio_postgres::NoTls;
+
+use crate::StoreError;
+
+/// How long to wait for a free connection, and for a new one.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// No statement of Postrider's takes nearly as long; one that does has met a fault and must not hang.
+const STATEMENT_TIMEOUT_MS: u32 = 20_000;
+/// A peer that vanished without a word is noticed after about this long.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A pool of connections to the database. Cheap to clone; all clones share the connections.
+#[derive(Clone)]
+pub struct Store {
+    pool: Pool,
+}
+
+impl Store {
+    /// Prepares a pool of at most `connections`. Connects to nothing yet, so it succeeds while the database is down.
+    pub fn new(url: &str, connections: usize) -> Result<Self, Invalid> {
+        let mut config = tokio_postgres::Config::from_str(url)
+            .map_err(|error| Invalid::new(format!("the database URL cannot be read: {error}")))?;
+        if config.get_application_name().is_none() {
+            config.application_name("postrider");
+        }
+        if config.get_options().is_none() {
+            config.options(format!("-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC"));
+        }
+        config.connect_timeout(CONNECTION_TIMEOUT).tcp_user_timeout(TCP_USER_TIMEOUT);
+        config
+            .keepalives_idle(TCP_USER_TIMEOUT)
+            .keepalives_retries(2)
+            .keepalives_interval(Duration::from_secs(3));
+        let manager =
+            Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let pool = Pool::builder(manager)
+            .max_size(connections)
+            .runtime(Runtime::Tokio1)
+            .timeouts(Timeouts {
+                wait: Some(CONNECTION_TIMEOUT),
+                create: Some(CONNECTION_TIMEOUT),
+                recycle: Some(CONNECTION_TIMEOUT),
+            })
+            .build()
+            .map_err(|error| Invalid::new(format!("the database pool cannot be made: {error}")))?;
+        Ok(Self { pool })
+    }
+
+    /// Asks the database for an answer, to know whether it gives any.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.connection().await?.simple_query("-- ping\nSELECT 1").await?;
+        Ok(())
+    }
+
+    pub(crate) async fn connection(&self) -> Result<Object, StoreError> {
+        Ok(self.pool.get().await?)
+    }
+}

@@ -1,0 +1,142 @@
+use chrono::{DateTime, Utc};
+use domain::{EventType, TenantId};
+use uuid::Uuid;
+
+use crate::deliveries::DeliveryKey;
+use crate::{BatchId, Store, StoreError};
+
+/// A row for the history.
+#[derive(Debug, Clone)]
+pub struct AttemptRecord {
+    /// The delivery.
+    pub key: DeliveryKey,
+    /// The tenant of webhook and event.
+    pub tenant_id: TenantId,
+    /// The type of the event.
+    pub event_type: EventType,
+    /// 1 is the first.
+    pub attempt: u32,
+    /// When the request was begun.
+    pub started_at: DateTime<Utc>,
+    /// How long it took, to the end of the answer, in milliseconds.
+    pub duration_ms: u32,
+    /// The answer's status, if an answer came.
+    pub status_code: Option<u16>,
+    /// Why it failed; `None` means delivered.
+    pub error: Option<&'static str>,
+    /// When it is tried again; `None` after the last attempt.
+    pub next_attempt_at: Option<DateTime<Utc>>,
+}
+
+/// The new state of an unfinished delivery.
+#[derive(Debug, Clone)]
+pub struct Parked {
+    /// The delivery.
+    pub key: DeliveryKey,
+    /// The tenant of webhook and event.
+    pub tenant_id: TenantId,
+    /// When the event was handed over.
+    pub accepted_at: DateTime<Utc>,
+    /// Attempts made so far.
+    pub attempts: u32,
+    /// When it may be taken; `None`: when its webhook's gate has room.
+    pub due_at: Option<DateTime<Utc>>,
+    /// Who is at it until then, if anybody is.
+    pub leased_by: Option<Uuid>,
+}
+
+/// What a dispatcher has to write down at one moment. A delivery is in at most one of `parked` and `finished`.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// Rows for the history.
+    pub attempts: Vec<AttemptRecord>,
+    /// Deliveries that go on later.
+    pub parked: Vec<Parked>,
+    /// Deliveries that have a row and need it no more.
+    pub finished: Vec<DeliveryKey>,
+    /// Batches whose last delivery settles with this.
+    pub settled: Vec<BatchId>,
+}
+
+impl Batch {
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.attempts.is_empty()
+            && self.parked.is_empty()
+            && self.finished.is_empty()
+            && self.settled.is_empty()
+    }
+}
+
+// One statement is one transaction and one round trip. Writing the same twice, after a connection was lost and nobody
+// knows whether it was committed, changes nothing.
+const RECORD: &str = "-- record
+WITH attempts AS (
+    INSERT INTO delivery_attempts (tenant_id, webhook_id, event_id, event_day, event_type, attempt, started_at,
+        duration_ms, status_code, error, next_attempt_at)
+    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::date[], $5::text[], $6::integer[],
+        $7::timestamptz[], $8::integer[], $9::smallint[], $10::text[], $11::timestamptz[])
+    ON CONFLICT DO NOTHING
+), parked AS (
+    INSERT INTO deliveries AS d (tenant_id, webhook_id, event_id, event_day, accepted_at, attempts, due_at, leased_by)
+    SELECT g.* FROM unnest($12::uuid[], $13::uuid[], $14::text[], $15::date[], $16::timestamptz[], $17::integer[],
+        $18::timestamptz[], $19::uuid[]) AS g (tenant_id, webhook_id, event_id, event_day, accepted_at, attempts, due_at,
+        leased_by)
+    ON CONFLICT (webhook_id, event_id, event_day)
+    DO UPDATE SET attempts = excluded.attempts, due_at = excluded.due_at, leased_by = excluded.leased_by
+        WHERE d.attempts <= excluded.attempts
+), finished AS (
+    DELETE FROM deliveries d USING unnest($20::uuid[], $21::text[], $22::date[]) AS g (webhook_id, event_id, event_day)
+    WHERE d.webhook_id = g.webhook_id AND d.event_id = g.event_id AND d.event_day = g.event_day
+)
+DELETE FROM open_batches WHERE id = ANY($23)";
+
+impl Store {
+    /// Writes a batch of results down, all or nothing.
+    pub async fn record(&self, batch: &Batch) -> Result<(), StoreError> {
+        let attempts = &batch.attempts;
+        let parked = &batch.parked;
+        let finished = &batch.finished;
+        let client = self.connection().await?;
+        let statement = client.prepare_cached(RECORD).await?;
+        client
+            .execute(
+                &statement,
+                &[
+                    &column(attempts, |a| a.tenant_id.0),
+                    &column(attempts, |a| a.key.webhook_id.0),
+                    &column(attempts, |a| a.key.event_id.as_str()),
+                    &column(attempts, |a| a.key.event_day),
+                    &column(attempts, |a| a.event_type.as_str()),
+                    &column(attempts, |a| to_integer(a.attempt)),
+                    &column(attempts, |a| a.started_at),
+                    &column(attempts, |a| to_integer(a.duration_ms)),
+                    &column(attempts, |a| a.status_code.and_then(|status| i16::try_from(status).ok())),
+                    &column(attempts, |a| a.error),
+                    &column(attempts, |a| a.next_attempt_at),
+                    &column(parked, |p| p.tenant_id.0),
+                    &column(parked, |p| p.key.webhook_id.0),
+                    &column(parked, |p| p.key.event_id.as_str()),
+                    &column(parked, |p| p.key.event_day),
+                    &column(parked, |p| p.accepted_at),
+                    &column(parked, |p| to_integer(p.attempts)),
+                    &column(parked, |p| p.due_at),
+                    &column(parked, |p| p.leased_by),
+                    &column(finished, |key| key.webhook_id.0),
+                    &column(finished, |key| key.event_id.as_str()),
+                    &column(finished, |key| key.event_day),
+                    &batch.settled,
+                ],
+            )
+            .await?;
+        Ok(())
+    }
+}
+
+fn column<'a, T, V>(rows: &'a [T], value: impl Fn(&'a T) -> V) -> Vec<V> {
+    rows.iter().map(value).collect()
+}
+
+fn to_integer(value: u32) -> i32 {
+    i32::try_from(value).unwrap_or(i32::MAX)
+}

@@ -1,0 +1,331 @@
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use domain::{
+    DisabledReason, EventPattern, Invalid, SecretBytes, SessionId, TenantId, Webhook, WebhookId, WebhookUrl,
+};
+use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
+use uuid::Uuid;
+
+use crate::{Store, StoreError};
+
+/// What a tenant says of a new webhook.
+#[derive(Debug, Clone)]
+pub struct NewWebhook {
+    /// Where deliveries go.
+    pub url: WebhookUrl,
+    /// Wanted event types.
+    pub events: Vec<EventPattern>,
+    /// Wanted sessions; `None` wants all.
+    pub session_ids: Option<Vec<SessionId>>,
+    /// Signs the deliveries.
+    pub secret: SecretBytes,
+    /// Whether it is on from the start.
+    pub is_active: bool,
+}
+
+/// What a tenant changes of a webhook; `None` leaves a field as it is.
+#[derive(Debug, Clone, Default)]
+pub struct WebhookChange {
+    /// Where deliveries go.
+    pub url: Option<WebhookUrl>,
+    /// Wanted event types.
+    pub events: Option<Vec<EventPattern>>,
+    /// Wanted sessions; `Some(None)` wants all again.
+    pub session_ids: Option<Option<Vec<SessionId>>>,
+    /// Signs the deliveries from now on.
+    pub secret: Option<SecretBytes>,
+    /// Whether it is on.
+    pub is_active: Option<bool>,
+}
+
+/// Why a webhook was not created or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The tenant has a webhook of the same URL and events.
+    #[error("a webhook with this URL and these events exists")]
+    Duplicate,
+    /// The tenant's plan allows no more webhooks.
+    #[error("the plan allows {max} webhooks")]
+    LimitReached {
+        /// How many it allows.
+        max: i32,
+    },
+    /// The tenant is not known.
+    #[error("the tenant is not known")]
+    UnknownTenant,
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<tokio_postgres::Error> for CreateError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        if error.code() == Some(&SqlState::UNIQUE_VIOLATION) {
+            return Self::Duplicate;
+        }
+        Self::Store(error.into())
+    }
+}
+
+// Locks the tenant's row: creations of one tenant wait for each other, so that the limit holds exactly.
+const LOCK_TENANT: &str = "-- lock_tenant
+SELECT p.max_webhooks, (SELECT count(*) FROM webhooks WHERE tenant_id = $1)
+FROM tenants t JOIN plans p ON p.name = t.plan WHERE t.id = $1 FOR UPDATE OF t";
+
+const BUMP_VERSION: &str = "-- bump_webhooks_version
+UPDATE tenants SET webhooks_version = webhooks_version + 1 WHERE id = $1";
+
+const INSERT_WEBHOOK: &str = "-- insert_webhook
+INSERT INTO webhooks (id, tenant_id, url, events, session_ids, secret, is_active, duplicate_key, created_at, updated_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, md5($8), $9, $9)
+RETURNING id, tenant_id, url, events, session_ids, secret, is_active, disabled_reason, disabled_at, created_at, updated_at";
+
+const GET_WEBHOOK: &str = "-- get_webhook
+SELECT id, tenant_id, url, events, session_ids, secret, is_active, disabled_reason, disabled_at, created_at, updated_at
+FROM webhooks WHERE tenant_id = $1 AND id = $2";
+
+const GET_WEBHOOK_FOR_UPDATE: &str = "-- get_webhook_for_update
+SELECT id, tenant_id, url, events, session_ids, secret, is_active, disabled_reason, disabled_at, created_at, updated_at
+FROM webhooks WHERE tenant_id = $1 AND id = $2 FOR UPDATE";
+
+const LIST_WEBHOOKS: &str = "-- list_webhooks
+SELECT id, tenant_id, url, events, session_ids, secret, is_active, disabled_reason, disabled_at, created_at, updated_at
+FROM webhooks WHERE tenant_id = $1 ORDER BY created_at, id";
+
+const WEBHOOKS_OF_TENANTS: &str = "-- webhooks_of_tenants
+SELECT id, tenant_id, url, events, session_ids, secret, is_active, disabled_reason, disabled_at, created_at, updated_at
+FROM webhooks WHERE tenant_id = ANY($1)";
+
+const UPDATE_WEBHOOK: &str = "-- update_webhook
+UPDATE webhooks SET url = $3, events = $4, session_ids = $5, secret = $6, is_active = $7,
+    disabled_reason = CASE WHEN $7 THEN NULL ELSE disabled_reason END,
+    disabled_at = CASE WHEN $7 THEN NULL ELSE disabled_at END,
+    duplicate_key = md5($8), updated_at = $9
+WHERE tenant_id = $1 AND id = $2
+RETURNING id, tenant_id, url, events, session_ids, secret, is_active, disabled_reason, disabled_at, created_at, updated_at";
+
+const DISABLE_WEBHOOK: &str = "-- disable_webhook
+UPDATE webhooks SET is_active = false, disabled_reason = $3, disabled_at = $4, updated_at = $4
+WHERE tenant_id = $1 AND id = $2 AND is_active";
+
+const DELETE_WEBHOOK: &str = "-- delete_webhook
+DELETE FROM webhooks WHERE tenant_id = $1 AND id = $2";
+
+// What waits for a webhook that is deleted or off ends here, and the history says so.
+const CANCEL_DELIVERIES: &str = "-- cancel_deliveries
+WITH cancelled AS (
+    DELETE FROM deliveries WHERE tenant_id = $1 AND webhook_id = $2
+    RETURNING tenant_id, webhook_id, event_id, event_day, attempts
+)
+INSERT INTO delivery_attempts
+    (started_at, duration_ms, attempt, event_day, tenant_id, webhook_id, event_id, event_type, error)
+SELECT $3, 0, c.attempts, c.event_day, c.tenant_id, c.webhook_id, c.event_id, e.type, 'cancelled'
+FROM cancelled c JOIN events e ON e.tenant_id = c.tenant_id AND e.id = c.event_id AND e.day = c.event_day
+ON CONFLICT DO NOTHING";
+
+impl Store {
+    /// Creates a webhook.
+    pub async fn create_webhook(
+        &self,
+        tenant: TenantId,
+        new: &NewWebhook,
+        now: DateTime<Utc>,
+    ) -> Result<Webhook, CreateError> {
+        let mut client = self.connection().await?;
+        let transaction = client.transaction().await.map_err(StoreError::from)?;
+        let statement = transaction.prepare_cached(LOCK_TENANT).await.map_err(StoreError::from)?;
+        let Some(limit) = transaction.query_opt(&statement, &[&tenant.0]).await.map_err(StoreError::from)?
+        else {
+            return Err(CreateError::UnknownTenant);
+        };
+        let (max, count): (i32, i64) = (limit.get(0), limit.get(1));
+        if count >= i64::from(max) {
+            return Err(CreateError::LimitReached { max });
+        }
+        let statement = transaction.prepare_cached(INSERT_WEBHOOK).await?;
+        let row = transaction
+            .query_one(
+                &statement,
+                &[
+                    &WebhookId::generate().0,
+                    &tenant.0,
+                    &new.url.as_str(),
+                    &texts(&new.events),
+                    &new.session_ids.as_deref().map(texts),
+                    &new.secret.expose(),
+                    &new.is_active,
+                    &duplicate_key(&new.url, &new.events),
+                    &now,
+                ],
+            )
+            .await?;
+        transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
+        transaction.commit().await?;
+        Ok(read_webhook(&row)?)
+    }
+
+    /// One webhook of the tenant's.
+    pub async fn webhook(&self, tenant: TenantId, id: WebhookId) -> Result<Option<Webhook>, StoreError> {
+        let client = self.connection().await?;
+        let row = client.query_opt(&client.prepare_cached(GET_WEBHOOK).await?, &[&tenant.0, &id.0]).await?;
+        row.as_ref().map(read_webhook).transpose()
+    }
+
+    /// All webhooks of the tenant's, oldest first. Bounded by the plan.
+    pub async fn webhooks(&self, tenant: TenantId) -> Result<Vec<Webhook>, StoreError> {
+        let client = self.connection().await?;
+        let rows = client.query(&client.prepare_cached(LIST_WEBHOOKS).await?, &[&tenant.0]).await?;
+        rows.iter().map(read_webhook).collect()
+    }
+
+    /// All webhooks of several tenants, for routing.
+    pub async fn webhooks_of_tenants(
+        &self,
+        tenants: &[TenantId],
+    ) -> Result<HashMap<TenantId, Vec<Webhook>>, StoreError> {
+        let ids: Vec<Uuid> = tenants.iter().map(|tenant| tenant.0).collect();
+        let client = self.connection().await?;
+        let rows = client.query(&client.prepare_cached(WEBHOOKS_OF_TENANTS).await?, &[&ids]).await?;
+        let mut webhooks: HashMap<TenantId, Vec<Webhook>> =
+            tenants.iter().map(|id| (*id, Vec::new())).collect();
+        for row in &rows {
+            let webhook = read_webhook(row)?;
+            webhooks.entry(webhook.tenant_id).or_default().push(webhook);
+        }
+        Ok(webhooks)
+    }
+
+    /// Changes a webhook; `None` when the tenant has no such webhook. Switching it off cancels what waits for it,
+    /// switching it on forgets why it was off.
+    pub async fn change_webhook(
+        &self,
+        tenant: TenantId,
+        id: WebhookId,
+        change: &WebhookChange,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Webhook>, CreateError> {
+        let mut client = self.connection().await?;
+        let transaction = client.transaction().await.map_err(StoreError::from)?;
+        let statement = transaction.prepare_cached(GET_WEBHOOK_FOR_UPDATE).await?;
+        let Some(row) = transaction.query_opt(&statement, &[&tenant.0, &id.0]).await? else {
+            return Ok(None);
+        };
+        let before = read_webhook(&row)?;
+        let url = change.url.as_ref().unwrap_or(&before.url);
+        let events = change.events.as_ref().unwrap_or(&before.events);
+        let session_ids = change.session_ids.as_ref().unwrap_or(&before.session_ids);
+        let is_active = change.is_active.unwrap_or(before.is_active);
+        let statement = transaction.prepare_cached(UPDATE_WEBHOOK).await?;
+        let row = transaction
+            .query_one(
+                &statement,
+                &[
+                    &tenant.0,
+                    &id.0,
+                    &url.as_str(),
+                    &texts(events),
+                    &session_ids.as_deref().map(texts),
+                    &change.secret.as_ref().unwrap_or(&before.secret).expose(),
+                    &is_active,
+                    &duplicate_key(url, events),
+                    &now,
+                ],
+            )
+            .await?;
+        transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
+        if !is_active {
+            cancel_deliveries(&transaction, tenant, id, now).await?;
+        }
+        transaction.commit().await?;
+        Ok(Some(read_webhook(&row)?))
+    }
+
+    /// Switches a webhook off on Postrider's own account, and cancels what waits for it. Says whether it was on.
+    pub async fn disable_webhook(
+        &self,
+        tenant: TenantId,
+        id: WebhookId,
+        reason: DisabledReason,
+        now: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
+        let mut client = self.connection().await?;
+        let transaction = client.transaction().await?;
+        let statement = transaction.prepare_cached(DISABLE_WEBHOOK).await?;
+        let disabled = transaction.execute(&statement, &[&tenant.0, &id.0, &reason.code(), &now]).await? > 0;
+        if disabled {
+            transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
+            cancel_deliveries(&transaction, tenant, id, now).await?;
+        }
+        transaction.commit().await?;
+        Ok(disabled)
+    }
+
+    /// Deletes a webhook and cancels what waits for it. Says whether the tenant had it.
+    pub async fn delete_webhook(
+        &self,
+        tenant: TenantId,
+        id: WebhookId,
+        now: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
+        let mut client = self.connection().await?;
+        let transaction = client.transaction().await?;
+        let statement = transaction.prepare_cached(DELETE_WEBHOOK).await?;
+        let deleted = transaction.execute(&statement, &[&tenant.0, &id.0]).await? > 0;
+        if deleted {
+            transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
+            cancel_deliveries(&transaction, tenant, id, now).await?;
+        }
+        transaction.commit().await?;
+        Ok(deleted)
+    }
+}
+
+async fn cancel_deliveries(
+    transaction: &deadpool_postgres::Transaction<'_>,
+    tenant: TenantId,
+    id: WebhookId,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let statement = transaction.prepare_cached(CANCEL_DELIVERIES).await?;
+    transaction.execute(&statement, &[&tenant.0, &id.0, &now]).await?;
+    Ok(())
+}
+
+/// The same for the same URL and the same set of events, in whatever order they were given.
+fn duplicate_key(url: &WebhookUrl, events: &[EventPattern]) -> String {
+    let mut events = texts(events);
+    events.sort_unstable();
+    events.dedup();
+    format!("{} {}", url.url(), events.join(" "))
+}
+
+fn texts<T: ToString>(values: &[T]) -> Vec<String> {
+    values.iter().map(ToString::to_string).collect()
+}
+
+fn read_webhook(row: &Row) -> Result<Webhook, StoreError> {
+    parse_webhook(row).map_err(StoreError::unreadable("webhooks"))
+}
+
+fn parse_webhook(row: &Row) -> Result<Webhook, Invalid> {
+    let events: Vec<&str> = row.get("events");
+    let session_ids: Option<Vec<&str>> = row.get("session_ids");
+    let reason: Option<&str> = row.get("disabled_reason");
+    let disabled_at: Option<DateTime<Utc>> = row.get("disabled_at");
+    Ok(Webhook {
+        id: WebhookId(row.get("id")),
+        tenant_id: TenantId(row.get("tenant_id")),
+        url: WebhookUrl::parse_stored(row.get("url"))?,
+        events: events.into_iter().map(str::parse).collect::<Result<_, _>>()?,
+        session_ids: session_ids
+            .map(|ids| ids.into_iter().map(str::parse).collect::<Result<_, _>>())
+            .transpose()?,
+        secret: SecretBytes::new(row.get::<_, Vec<u8>>("secret")),
+        is_active: row.get("is_active"),
+        disabled: reason.map(str::parse).transpose()?.zip(disabled_at),
+        created_at: row.get("created_at"),
+        updated_at: row.get("updated_at"),
+    })
+}
