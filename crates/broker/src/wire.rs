@@ -74,6 +74,22 @@ pub struct Rejection {
     pub body: Bytes,
 }
 
+impl Rejection {
+    /// Rejects an event that was read well and then not taken over. Its body is the event as the contract wants it.
+    pub fn of_event(reason: Reason, detail: String, event: &Event) -> Self {
+        #[derive(Deserialize)]
+        struct Body<'a> {
+            #[serde(borrow)]
+            data: &'a RawValue,
+        }
+        let body = match serde_json::from_slice::<Body<'_>>(&event.body) {
+            Ok(Body { data }) => encode_event(event, data),
+            Err(_) => event.body.clone(), // cannot be: the body was rendered from valid JSON
+        };
+        Self { reason, detail, body }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct IncomingEvent<'a> {

@@ -127,7 +127,8 @@ pub fn parse_retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
     Some((date - now).to_std().unwrap_or_default().min(MAX_RETRY_AFTER))
 }
 
-fn parse_delay(text: &str) -> Result<Duration, Invalid> {
+/// Reads a delay: a whole number and its unit, `s`, `m`, `h` or `d`.
+pub fn parse_delay(text: &str) -> Result<Duration, Invalid> {
     let wrong = || Invalid::new(format!("{text:?} is not a delay such as 5s, 30m, 2h or 1d"));
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

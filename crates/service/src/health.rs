@@ -22,6 +22,20 @@ pub struct Check {
     pub name: &'static str,
     /// Whether it is there.
     pub ok: bool,
+    /// Whether the process is of no use without it.
+    pub required: bool,
+}
+
+impl Check {
+    /// Something the process is of no use without.
+    pub fn required(name: &'static str, ok: bool) -> Self {
+        Self { name, ok, required: true }
+    }
+
+    /// Something the process can do without for a while.
+    pub fn informative(name: &'static str, ok: bool) -> Self {
+        Self { name, ok, required: false }
+    }
 }
 
 type Checks = Pin<Box<dyn Future<Output = Vec<Check>> + Send>>;
@@ -62,7 +76,7 @@ async fn live() -> HttpResponse {
 
 async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
     let checks = (readiness.0)().await;
-    if checks.iter().all(|check| check.ok) {
+    if checks.iter().all(|check| check.ok || !check.required) {
         HttpResponse::Ok().json(Report { status: "ok", checks })
     } else {
         HttpResponse::ServiceUnavailable().json(Report { status: "unavailable", checks })

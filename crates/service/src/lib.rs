@@ -1,5 +1,8 @@
 //! What every binary of Postrider's does around its work: configuration, logs, access tokens, health, shutdown.
 
+use std::fmt;
+use std::process::ExitCode;
+
 pub mod access_token;
 pub mod health;
 pub mod settings;
@@ -21,3 +24,21 @@ pub fn install_crypto() {
 
 /// The version of this build, for `--version`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Says on standard error why the process does not start. Logging may not have begun yet.
+#[expect(clippy::print_stderr, reason = "standard error is where a process that cannot start says so")]
+pub fn refuse_to_start(reason: &dyn fmt::Display, code: u8) -> ExitCode {
+    eprintln!("{reason}");
+    ExitCode::from(code)
+}
+
+/// Answers `--version` and `--help`, and explains what an unknown argument should have been.
+#[expect(clippy::print_stdout, reason = "this is what was asked for")]
+pub fn explain(argument: &str, name: &str, help: &str) -> ExitCode {
+    match argument {
+        "--version" | "-V" => println!("{name} {VERSION}"),
+        "--help" | "-h" => println!("{help}"),
+        unknown => return refuse_to_start(&format!("unknown argument {unknown:?}\n\n{help}"), EXIT_CONFIGURATION),
+    }
+    ExitCode::SUCCESS
+}

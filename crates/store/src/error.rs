@@ -7,9 +7,12 @@ pub enum StoreError {
     /// It could not be reached, or all connections stayed busy. Trying again later can help.
     #[error("the database is not available: {0}")]
     Unavailable(String),
-    /// It refused or failed the statement.
+    /// It failed the statement for a reason of its own, or because of a mistake in the statement.
     #[error("the database failed a statement: {0}")]
     Failed(String),
+    /// It refused the values: trying again with the same ones cannot help.
+    #[error("the database refused a value: {0}")]
+    Refused(String),
     /// A row holds something this version cannot read.
     #[error("a row of {table} cannot be read: {reason}")]
     Unreadable {
@@ -30,12 +33,12 @@ impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
         use std::error::Error as _;
         let detail = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
-        match error.as_db_error() {
-            // Classes of SQLSTATE: 08 connection, 53 resources, 57 operator intervention (shutdown, restart).
-            Some(db) if !["08", "53", "57"].contains(&db.code().code().get(..2).unwrap_or_default()) => {
-                Self::Failed(detail)
-            }
-            _ => Self::Unavailable(detail),
+        // The class of the SQLSTATE: its first two characters.
+        match error.as_db_error().and_then(|db| db.code().code().get(..2)) {
+            Some("22" | "23") => Self::Refused(detail), // data exception, constraint violation
+            // connection, read-only, deadlock or serialisation, resources, shutdown or restart
+            None | Some("08" | "25" | "40" | "53" | "57") => Self::Unavailable(detail),
+            Some(_) => Self::Failed(detail),
         }
     }
 }

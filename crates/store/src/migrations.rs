@@ -1,5 +1,9 @@
 use std::collections::BTreeSet;
 
+use domain::Backoff;
+use tokio::time::sleep;
+use tracing::warn;
+
 use crate::{Store, StoreError};
 
 /// One step of the schema.
@@ -57,6 +61,21 @@ impl Store {
         // Ends the session, and with it the lock and the setting, also where a query failed.
         drop(deadpool_postgres::Object::take(client));
         result
+    }
+
+    /// Like [`Store::check_schema`], but waits while the database cannot be reached: that is no reason to fail.
+    pub async fn wait_for_schema(&self) -> Result<(), MigrationError> {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.check_schema().await {
+                Err(MigrationError::Store(StoreError::Unavailable(reason))) => {
+                    let wait = backoff.next(0.5);
+                    warn!(reason, wait_ms = wait.as_millis(), "waiting for the database");
+                    sleep(wait).await;
+                }
+                checked => return checked,
+            }
+        }
     }
 
     /// Refuses a schema that lacks a migration this version needs. A newer schema is fine: migrations only add, so that

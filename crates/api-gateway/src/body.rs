@@ -1,0 +1,121 @@
+//! Request bodies and queries: strict, bounded, and with an error for each field.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+use actix_web::dev::Payload;
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::{FromRequest, HttpRequest, web};
+use serde::de::DeserializeOwned;
+
+use crate::error::{ApiError, Code};
+
+/// Largest request body, in bytes: the largest `data` and room for the rest of an event.
+pub(crate) const MAX_BODY_BYTES: usize = domain::MAX_DATA_BYTES + 16 * 1024;
+
+/// A JSON body of the given shape.
+pub(crate) struct JsonBody<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + 'static> FromRequest for JsonBody<T> {
+    type Error = ApiError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let content_type = check_content_type(request);
+        let payload = web::Payload::from_request(request, payload).into_inner();
+        Box::pin(async move {
+            content_type?;
+            let payload = payload.map_err(|_| unreadable())?;
+            let too_large = |_| {
+                let kib = MAX_BODY_BYTES / 1024;
+                ApiError::new(Code::PayloadTooLarge, format!("The request body must be at most {kib} KiB"))
+            };
+            let body = payload.to_bytes_limited(MAX_BODY_BYTES).await.map_err(too_large)?;
+            parse(&body.map_err(|_| unreadable())?).map(Self)
+        })
+    }
+}
+
+fn unreadable() -> ApiError {
+    ApiError::field("body", "the request body could not be read")
+}
+
+fn check_content_type(request: &HttpRequest) -> Result<(), ApiError> {
+    let Some(value) = request.headers().get(CONTENT_TYPE) else { return Ok(()) };
+    let media_type = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    if media_type.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    let message = "Send the request body as JSON, with Content-Type: application/json";
+    Err(ApiError::new(Code::UnsupportedMediaType, message))
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let field = if path == "." { "body".to_owned() } else { path };
+        ApiError::field(&field, error.into_inner().to_string())
+    })?;
+    json.end().map_err(|error| ApiError::field("body", error.to_string()))?;
+    Ok(value)
+}
+
+/// A query string of the given shape.
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest for Query<T> {
+    type Error = ApiError;
+    type Future = std::future::Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let query = web::Query::<T>::from_query(request.query_string());
+        std::future::ready(
+            query
+                .map(|query| Self(query.into_inner()))
+                .map_err(|error| ApiError::field("query", error.to_string())),
+        )
+    }
+}
+
+/// Gathers what is wrong with the fields of one request.
+#[derive(Default)]
+pub(crate) struct FieldErrors(BTreeMap<String, String>);
+
+impl FieldErrors {
+    /// Keeps the value, or the problem.
+    pub(crate) fn keep<T>(&mut self, field: &str, parsed: Result<T, impl fmt::Display>) -> Option<T> {
+        parsed.map_err(|problem| self.add(field, problem)).ok()
+    }
+
+    /// Like [`FieldErrors::keep`] for a field that must be there.
+    pub(crate) fn require<V, T, E: fmt::Display>(
+        &mut self,
+        field: &str,
+        value: Option<V>,
+        parse: impl FnOnce(V) -> Result<T, E>,
+    ) -> Option<T> {
+        match value {
+            Some(value) => self.keep(field, parse(value)),
+            None => {
+                self.add(field, format!("{field} is required"));
+                None
+            }
+        }
+    }
+
+    pub(crate) fn add(&mut self, field: &str, problem: impl fmt::Display) {
+        self.0.entry(field.to_owned()).or_insert_with(|| problem.to_string());
+    }
+
+    /// The error that names all the fields at fault.
+    pub(crate) fn into_error(self) -> ApiError {
+        ApiError::validation(self.0)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}

@@ -1,0 +1,64 @@
+//! The event types, remembered for a moment, so that events are accepted while the database is away.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use domain::{EventPattern, EventType};
+use store::{EventTypeRow, Store, StoreError};
+use tokio::time::{Instant, timeout};
+use tracing::warn;
+
+/// How long the list is used before it is read again.
+const FRESH_FOR: Duration = Duration::from_secs(5);
+/// How long to wait for the database while there is an older list to fall back on.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+pub(crate) struct Catalogue {
+    store: Store,
+    last: Mutex<Option<(Instant, Arc<[EventTypeRow]>)>>,
+}
+
+impl Catalogue {
+    pub(crate) fn new(store: Store) -> Self {
+        Self { store, last: Mutex::default() }
+    }
+
+    /// The event types; a list read before where the database does not answer.
+    pub(crate) async fn event_types(&self) -> Result<Arc<[EventTypeRow]>, StoreError> {
+        let last = self.lock().clone();
+        match last {
+            Some((read_at, types)) if read_at.elapsed() < FRESH_FOR => Ok(types),
+            Some((_, types)) => match timeout(PATIENCE, self.read()).await {
+                Ok(Ok(fresh)) => Ok(fresh),
+                Ok(Err(error)) => {
+                    warn!(%error, "the event types could not be read; the last ones are used");
+                    Ok(types)
+                }
+                Err(_) => Ok(types),
+            },
+            None => self.read().await,
+        }
+    }
+
+    /// Whether the catalogue has a type. Unknown while it was never read: then the dispatcher judges.
+    pub(crate) async fn contains(&self, event_type: &EventType) -> Option<bool> {
+        let types = timeout(PATIENCE, self.event_types()).await.ok()?.ok()?;
+        Some(types.iter().any(|known| known.name == event_type.as_str()))
+    }
+
+    /// Whether a pattern can ever match: a type must be in the catalogue, a wildcard must have one below it.
+    pub(crate) fn covers(types: &[EventTypeRow], pattern: &EventPattern) -> bool {
+        let matches = |known: &EventTypeRow| known.name.parse().is_ok_and(|known| pattern.matches(&known));
+        types.iter().any(matches)
+    }
+
+    async fn read(&self) -> Result<Arc<[EventTypeRow]>, StoreError> {
+        let types: Arc<[EventTypeRow]> = self.store.event_types().await?.into();
+        *self.lock() = Some((Instant::now(), Arc::clone(&types)));
+        Ok(types)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(Instant, Arc<[EventTypeRow]>)>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

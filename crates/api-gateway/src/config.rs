@@ -1,0 +1,114 @@
+//! What a gateway can be told.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use broker::{BrokerConfig, Topology};
+use domain::UrlPolicy;
+use service::settings::{ConfigError, Setting, Settings};
+use service::telemetry::LogFormat;
+use service::values::{self, Count, JwtSecret, Milliseconds, Text};
+use store::Store;
+
+const HTTP_ADDRESS: Setting =
+    Setting::optional::<SocketAddr>("http_address", "0.0.0.0:8080", "where the REST API is served");
+const TENANT_AUTO_CREATE: Setting = Setting::optional::<bool>(
+    "tenant_auto_create",
+    "true",
+    "whether a verified token of an unknown tenant makes the tenant known",
+);
+const PUBLISH_TIMEOUT_MS: Setting = Setting::optional::<Milliseconds>(
+    "publish_timeout_ms",
+    "5000",
+    "how long an event waits for the broker's confirm before 503, in milliseconds",
+);
+const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<1, 100>>(
+    "gateway_database_connections",
+    "8",
+    "most connections a gateway opens to Postgres",
+);
+
+/// Every setting of the gateway.
+pub const SETTINGS: [Setting; 15] = [
+    values::DATABASE_URL,
+    values::AMQP_URL,
+    values::AMQP_PREFIX,
+    values::JWT_SECRET,
+    values::JWT_ISSUER,
+    values::JWT_AUDIENCE,
+    values::LOG,
+    values::LOG_FORMAT,
+    values::RECEIVER_ALLOW_HTTP,
+    values::RECEIVER_ALLOWED_NETWORKS,
+    values::DRAIN_TIMEOUT_MS,
+    HTTP_ADDRESS,
+    TENANT_AUTO_CREATE,
+    PUBLISH_TIMEOUT_MS,
+    DATABASE_CONNECTIONS,
+];
+
+/// Everything a gateway needs to run.
+pub struct Config {
+    /// Where it listens; port 0 takes any that is free.
+    pub http_address: SocketAddr,
+    /// The database.
+    pub store: Store,
+    /// The broker.
+    pub broker: BrokerConfig,
+    /// How long an event waits for the broker's confirm.
+    pub publish_timeout: Duration,
+    /// The key of access tokens.
+    pub jwt_secret: JwtSecret,
+    /// Who issues access tokens.
+    pub jwt_issuer: String,
+    /// Whom access tokens are for.
+    pub jwt_audience: String,
+    /// Whether a verified token makes its tenant known.
+    pub tenant_auto_create: bool,
+    /// Which receivers are allowed.
+    pub url_policy: UrlPolicy,
+    /// How long a shutdown may take.
+    pub drain_timeout: Duration,
+}
+
+/// What `main` needs besides [`Config`].
+pub struct ProcessConfig {
+    /// What is logged.
+    pub log: String,
+    /// How it is logged.
+    pub log_format: LogFormat,
+    /// The gateway itself.
+    pub gateway: Config,
+}
+
+impl ProcessConfig {
+    /// Reads the environment.
+    pub fn load() -> Result<Self, ConfigError> {
+        let settings = Settings::load(&SETTINGS)?;
+        let url: Text = settings.get(&values::DATABASE_URL)?;
+        let connections: Count<1, 100> = settings.get(&DATABASE_CONNECTIONS)?;
+        let store = Store::new(&url.0, connections.0 as usize)
+            .map_err(|error| ConfigError::new(&values::DATABASE_URL, error))?;
+        let url: Text = settings.get(&values::AMQP_URL)?;
+        let prefix: Text = settings.get(&values::AMQP_PREFIX)?;
+        let broker = BrokerConfig::new(&url.0, Topology::new(prefix.0), "postrider gateway")
+            .map_err(|error| ConfigError::new(&values::AMQP_URL, error))?;
+        let gateway = Config {
+            http_address: settings.get(&HTTP_ADDRESS)?,
+            store,
+            broker,
+            publish_timeout: settings.get::<Milliseconds>(&PUBLISH_TIMEOUT_MS)?.0,
+            jwt_secret: settings.get(&values::JWT_SECRET)?,
+            jwt_issuer: settings.get::<Text>(&values::JWT_ISSUER)?.0,
+            jwt_audience: settings.get::<Text>(&values::JWT_AUDIENCE)?.0,
+            tenant_auto_create: settings.get(&TENANT_AUTO_CREATE)?,
+            url_policy: values::url_policy(&settings)?,
+            drain_timeout: settings.get::<Milliseconds>(&values::DRAIN_TIMEOUT_MS)?.0,
+        };
+        Ok(Self {
+            log: settings.get::<Text>(&values::LOG)?.0,
+            log_format: settings.get(&values::LOG_FORMAT)?,
+            gateway,
+        })
+    }
+}

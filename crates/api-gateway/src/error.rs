@@ -1,0 +1,241 @@
+//! Every error the API answers with: one table of codes, one envelope.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::{HttpResponse, ResponseError};
+use broker::PublishError;
+use domain::Scope;
+use serde::Serialize;
+use store::{CreateError, StoreError};
+use utoipa::ToSchema;
+
+/// What went wrong, for programs. The first ten are the contract's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Code {
+    /// 400: request body or query failed validation; `errors` names the fields.
+    ValidationError,
+    /// 401: missing or invalid JWT.
+    Unauthorized,
+    /// 403: authenticated but lacking permission.
+    Forbidden,
+    /// 403: trial expired or subscription not active.
+    SubscriptionInactive,
+    /// 403: plan limit reached.
+    LimitExceeded,
+    /// 404: the resource does not exist or is not in your tenant.
+    NotFound,
+    /// 409: duplicate resource or invalid state transition.
+    Conflict,
+    /// 429: too many requests; retry after backoff.
+    RateLimited,
+    /// 500: unexpected server error.
+    InternalError,
+    /// 502: WhatsApp session disconnected or provider error.
+    WhatsappUnavailable,
+    /// 405: the path exists, the method does not.
+    MethodNotAllowed,
+    /// 413: the request body is too large.
+    PayloadTooLarge,
+    /// 415: the request body is not JSON.
+    UnsupportedMediaType,
+    /// 503: the broker or the database is away; retry after the time in `Retry-After`.
+    ServiceUnavailable,
+}
+
+impl Code {
+    /// Every code.
+    pub const ALL: [Self; 14] = [
+        Self::ValidationError,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::SubscriptionInactive,
+        Self::LimitExceeded,
+        Self::NotFound,
+        Self::Conflict,
+        Self::RateLimited,
+        Self::InternalError,
+        Self::WhatsappUnavailable,
+        Self::MethodNotAllowed,
+        Self::PayloadTooLarge,
+        Self::UnsupportedMediaType,
+        Self::ServiceUnavailable,
+    ];
+
+    /// The HTTP status it comes with.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::ValidationError => 400,
+            Self::Unauthorized => 401,
+            Self::Forbidden | Self::SubscriptionInactive | Self::LimitExceeded => 403,
+            Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::Conflict => 409,
+            Self::PayloadTooLarge => 413,
+            Self::UnsupportedMediaType => 415,
+            Self::RateLimited => 429,
+            Self::InternalError => 500,
+            Self::WhatsappUnavailable => 502,
+            Self::ServiceUnavailable => 503,
+        }
+    }
+}
+
+/// Seconds after which a client should try again when something of ours is away.
+const RETRY_AFTER_SECONDS: u32 = 2;
+
+/// An error on its way to the client.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    code: Code,
+    message: String,
+    errors: BTreeMap<String, String>,
+    /// For the log alone.
+    cause: Option<String>,
+    /// For 405 alone.
+    allow: &'static str,
+}
+
+impl ApiError {
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), errors: BTreeMap::new(), cause: None, allow: "" }
+    }
+
+    pub(crate) fn validation(errors: BTreeMap<String, String>) -> Self {
+        Self { errors, ..Self::new(Code::ValidationError, "Validation failed") }
+    }
+
+    pub(crate) fn field(name: &str, problem: impl Into<String>) -> Self {
+        Self::validation(BTreeMap::from([(name.to_owned(), problem.into())]))
+    }
+
+    pub(crate) fn webhook_not_found() -> Self {
+        Self::new(Code::NotFound, "Webhook not found")
+    }
+
+    pub(crate) fn missing_scope(scope: Scope) -> Self {
+        Self::new(Code::Forbidden, format!("The access token lacks the scope {scope}"))
+    }
+
+    pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
+        let message = format!("This path supports {allow}");
+        Self { allow, ..Self::new(Code::MethodNotAllowed, message) }
+    }
+
+    /// The cause of a failure of ours, to be logged.
+    pub(crate) fn cause(&self) -> Option<&str> {
+        self.cause.as_deref()
+    }
+}
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    success: bool,
+    message: &'a str,
+    code: Code,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    errors: &'a BTreeMap<String, String>,
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status_code());
+        match self.code {
+            Code::Unauthorized => {
+                response.insert_header((WWW_AUTHENTICATE, "Bearer"));
+            }
+            Code::ServiceUnavailable => {
+                response.insert_header((RETRY_AFTER, RETRY_AFTER_SECONDS));
+            }
+            Code::MethodNotAllowed => {
+                response.insert_header((ALLOW, self.allow));
+            }
+            Code::ValidationError
+            | Code::Forbidden
+            | Code::SubscriptionInactive
+            | Code::LimitExceeded
+            | Code::NotFound
+            | Code::Conflict
+            | Code::RateLimited
+            | Code::InternalError
+            | Code::WhatsappUnavailable
+            | Code::PayloadTooLarge
+            | Code::UnsupportedMediaType => {}
+        }
+        let (message, code, errors) = (self.message.as_str(), self.code, &self.errors);
+        response.json(Envelope { success: false, message, code, errors })
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let api = match error {
+            StoreError::Unavailable(_) => {
+                Self::new(Code::ServiceUnavailable, "The service is busy; try again shortly")
+            }
+            StoreError::Failed(_) | StoreError::Refused(_) | StoreError::Unreadable { .. } => {
+                Self::new(Code::InternalError, "Internal error")
+            }
+        };
+        Self { cause: Some(error.to_string()), ..api }
+    }
+}
+
+impl From<CreateError> for ApiError {
+    fn from(error: CreateError) -> Self {
+        match error {
+            CreateError::Duplicate => {
+                Self::new(Code::Conflict, "A webhook with this URL and these events exists already")
+            }
+            CreateError::LimitReached { max } => {
+                Self::new(Code::LimitExceeded, format!("Your plan allows {max} webhooks"))
+            }
+            CreateError::UnknownTenant => Self::new(Code::Forbidden, "The tenant is not known"),
+            CreateError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<PublishError> for ApiError {
+    fn from(error: PublishError) -> Self {
+        let message = "The event was not confirmed; publish it again with the same id";
+        Self { cause: Some(error.to_string()), ..Self::new(Code::ServiceUnavailable, message) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_codes_are_those_of_the_contract_with_their_statuses() {
+        let name = |code: &Code| serde_json::to_value(code).unwrap().as_str().unwrap().to_owned();
+        let table: Vec<(u16, String)> = Code::ALL.iter().take(10).map(|c| (c.status(), name(c))).collect();
+        let contract = [
+            (400, "VALIDATION_ERROR"),
+            (401, "UNAUTHORIZED"),
+            (403, "FORBIDDEN"),
+            (403, "SUBSCRIPTION_INACTIVE"),
+            (403, "LIMIT_EXCEEDED"),
+            (404, "NOT_FOUND"),
+            (409, "CONFLICT"),
+            (429, "RATE_LIMITED"),
+            (500, "INTERNAL_ERROR"),
+            (502, "WHATSAPP_UNAVAILABLE"),
+        ];
+        assert_eq!(table, contract.map(|(status, code)| (status, code.to_owned())));
+    }
+}

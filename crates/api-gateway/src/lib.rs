@@ -1,0 +1,120 @@
+//! The REST API: parses requests, asks the store, publishes to the broker, answers in the contract's envelopes.
+
+mod auth;
+mod body;
+mod catalogue;
+pub mod config;
+mod cursor;
+mod envelope;
+mod error;
+mod openapi;
+mod request_log;
+mod routes;
+mod state;
+mod tenants;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use actix_web::dev::ServerHandle;
+use actix_web::middleware::from_fn;
+use actix_web::{App, HttpServer, web};
+use broker::Publisher;
+use service::access_token::TokenVerifier;
+use service::health::{self, Check, Readiness};
+use service::shutdown::join_within;
+use store::Store;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+pub use config::Config;
+pub use error::Code;
+
+use crate::catalogue::Catalogue;
+use crate::state::State;
+use crate::tenants::Tenants;
+
+/// How long a readiness check waits for the database.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a client may take to send its request line and headers.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an idle connection is kept.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// A running gateway.
+pub struct Gateway {
+    address: SocketAddr,
+    handle: ServerHandle,
+    server: JoinHandle<()>,
+    publisher: JoinHandle<()>,
+    stop_publisher: CancellationToken,
+    drain_timeout: Duration,
+}
+
+impl Gateway {
+    /// Binds the address and starts serving. Must be called within a Tokio runtime.
+    pub fn start(config: Config) -> anyhow::Result<Self> {
+        let stop_publisher = CancellationToken::new();
+        let (publisher, publisher_task) =
+            Publisher::start(config.broker, config.publish_timeout, stop_publisher.clone());
+        let readiness = readiness(config.store.clone(), publisher.clone());
+        let state = web::Data::new(State {
+            verifier: TokenVerifier::new(&config.jwt_secret, &config.jwt_issuer, &config.jwt_audience),
+            tenants: Tenants::new(config.store.clone(), config.tenant_auto_create),
+            catalogue: Catalogue::new(config.store.clone()),
+            store: config.store,
+            publisher,
+            url_policy: config.url_policy,
+        });
+        let server = HttpServer::new(move || {
+            App::new()
+                .app_data(state.clone())
+                .wrap(from_fn(request_log::log_request))
+                .configure(health::routes(readiness.clone()))
+                .configure(openapi::routes)
+                .configure(routes::all)
+                .default_service(web::route().to(routes::not_found))
+        })
+        .client_request_timeout(HEADER_TIMEOUT)
+        .keep_alive(KEEP_ALIVE)
+        .shutdown_timeout(config.drain_timeout.as_secs().max(1))
+        .disable_signals()
+        .bind(config.http_address)?;
+        let address = server.addrs().first().copied().unwrap_or(config.http_address);
+        let server = server.run();
+        let handle = server.handle();
+        let server = tokio::spawn(async move {
+            if let Err(error) = server.await {
+                tracing::error!(%error, "the HTTP server failed");
+            }
+        });
+        let drain_timeout = config.drain_timeout;
+        Ok(Self { address, handle, server, publisher: publisher_task, stop_publisher, drain_timeout })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops accepting, answers what is under way, and ends. Says whether all ended in time.
+    pub async fn shut_down(self) -> bool {
+        self.handle.stop(true).await;
+        let served = join_within("HTTP server", self.server, self.drain_timeout).await;
+        self.stop_publisher.cancel();
+        join_within("publisher", self.publisher, Duration::from_secs(5)).await && served
+    }
+}
+
+/// Ready means: events can be published. The database is reported, but its absence does not take the gateway out of
+/// service: events are accepted without it.
+fn readiness(store: Store, publisher: Publisher) -> Readiness {
+    Readiness::new(move || {
+        let (store, publisher) = (store.clone(), publisher.clone());
+        async move {
+            let database = matches!(timeout(PING_TIMEOUT, store.ping()).await, Ok(Ok(())));
+            vec![Check::required("broker", publisher.is_ready()), Check::informative("database", database)]
+        }
+    })
+}

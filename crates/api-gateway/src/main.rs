@@ -1,0 +1,65 @@
+//! The gateway's process.
+
+use std::process::ExitCode;
+
+use api_gateway::Gateway;
+use api_gateway::config::ProcessConfig;
+use service::{EXIT_CONFIGURATION, EXIT_SCHEMA, VERSION, health, shutdown, telemetry};
+use store::MigrationError;
+use tracing::{error, info};
+
+const HELP: &str = "Serves the REST API. Configured by environment variables; see the table in the README.
+
+Usage: api-gateway            run
+       api-gateway health     ask the one that runs on this machine whether it is ready
+       api-gateway --version";
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        None => run().await,
+        Some("health") => check_health().await,
+        Some(other) => service::explain(other, "api-gateway", HELP),
+    }
+}
+
+async fn run() -> ExitCode {
+    service::install_crypto();
+    let config = match ProcessConfig::load() {
+        Ok(config) => config,
+        Err(error) => return service::refuse_to_start(&error, EXIT_CONFIGURATION),
+    };
+    if let Err(error) = telemetry::init(&config.log, config.log_format) {
+        return service::refuse_to_start(&error, EXIT_CONFIGURATION);
+    }
+    if let Err(error) = config.gateway.store.wait_for_schema().await {
+        let code = if matches!(error, MigrationError::Pending { .. }) { EXIT_SCHEMA } else { 1 };
+        return service::refuse_to_start(&error, code);
+    }
+    match serve(config).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            error!(error = format!("{error:#}"), "the gateway failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(config: ProcessConfig) -> anyhow::Result<bool> {
+    let stop = shutdown::on_signal()?;
+    let gateway = Gateway::start(config.gateway)?;
+    info!(version = VERSION, address = %gateway.address(), "gateway started");
+    stop.cancelled().await;
+    let in_time = gateway.shut_down().await;
+    info!(in_time, "gateway stopped");
+    Ok(in_time)
+}
+
+async fn check_health() -> ExitCode {
+    match ProcessConfig::load() {
+        Ok(config) if health::is_ready(config.gateway.http_address).await => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => service::refuse_to_start(&error, EXIT_CONFIGURATION),
+    }
+}

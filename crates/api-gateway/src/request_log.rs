@@ -1,0 +1,49 @@
+//! A request id for every request, and one log line for each that failed because of us.
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::middleware::Next;
+use tokio::time::Instant;
+use tracing::{debug, error};
+use uuid::Uuid;
+
+use crate::error::ApiError;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Longest request id taken over from a client, in bytes.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+pub(crate) async fn log_request(
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let began = Instant::now();
+    let request_id = request_id(&request);
+    let mut response = next.call(request).await?;
+    let path = response.request().match_pattern().unwrap_or_default();
+    let method = response.request().method();
+    let status = response.status().as_u16();
+    let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let id = request_id.to_str().unwrap_or_default();
+    if status >= 500 {
+        let failure = response.response().error();
+        let cause = failure.and_then(|failure| failure.as_error::<ApiError>()).and_then(ApiError::cause);
+        let cause = cause.unwrap_or("no cause is known");
+        error!(request_id = id, %method, path, status, duration_ms, cause, "a request failed");
+    } else {
+        debug!(request_id = id, %method, path, status, duration_ms, "request");
+    }
+    response.headers_mut().insert(REQUEST_ID, request_id);
+    Ok(response)
+}
+
+/// The client's own, if it is printable and short, so that both sides can find the request; else a new one.
+fn request_id(request: &ServiceRequest) -> HeaderValue {
+    let given = request.headers().get(&REQUEST_ID).filter(|id| {
+        !id.is_empty() && id.len() <= MAX_REQUEST_ID_BYTES && id.as_bytes().iter().all(u8::is_ascii_graphic)
+    });
+    given.cloned().unwrap_or_else(|| {
+        HeaderValue::from_str(&Uuid::now_v7().to_string()).unwrap_or(HeaderValue::from_static("unknown"))
+    })
+}

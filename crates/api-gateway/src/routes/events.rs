@@ -1,0 +1,109 @@
+use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, web};
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use domain::{Event, EventId, EventType, Invalid, Scope, SessionId, TenantId, check_data};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use crate::auth::Authenticated;
+use crate::body::{FieldErrors, JsonBody};
+use crate::envelope::{Failure, Success, success};
+use crate::error::ApiError;
+use crate::state::State;
+
+/// An event to publish.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schema(example = json!({"type": "message.received", "data": {"from": "+15550100", "text": "hi"}}))]
+pub(crate) struct PublishEvent {
+    /// One of the event types.
+    #[serde(rename = "type")]
+    #[schema(required = true, value_type = String)]
+    event_type: Option<String>,
+    /// Any JSON, delivered byte for byte as given: at most 256 KiB, nested at most 64 deep.
+    #[schema(required = true, value_type = serde_json::Value)]
+    data: Option<Box<RawValue>>,
+    /// Unique within the tenant: a repeat is delivered once. At most 128 bytes, no dot. Made up when absent.
+    #[schema(example = "order-1042-paid")]
+    id: Option<String>,
+    /// When it happened; now when absent.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    occurred_at: Option<String>,
+    /// The session it came from, for webhooks that want certain sessions only.
+    session_id: Option<String>,
+}
+
+/// An accepted event.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct AcceptedEvent {
+    /// Names the event: receivers see it as `webhook-id`.
+    #[schema(example = "evt_0190c0ffee7a7b1c8d2e4f5061728394")]
+    id: String,
+}
+
+/// Publish event
+///
+/// 202 means that the broker has the event on disk, and that it will be delivered to every webhook that wants it. After
+/// any other answer, publish again with the same id: a repeat is delivered once. Scope `events:publish`.
+#[utoipa::path(
+    post,
+    path = "/api/events",
+    tag = "Events",
+    security(("bearer" = [])),
+    request_body = PublishEvent,
+    responses(
+        (status = 202, description = "The event is accepted", body = Success<AcceptedEvent>),
+        (status = 400, description = "`VALIDATION_ERROR`", body = Failure),
+        (status = 401, description = "`UNAUTHORIZED`", body = Failure),
+        (status = 403, description = "`FORBIDDEN`", body = Failure),
+        (status = 413, description = "`PAYLOAD_TOO_LARGE`", body = Failure),
+        (status = 503, description = "`SERVICE_UNAVAILABLE`: not confirmed in time, see `Retry-After`", body = Failure),
+    ),
+)]
+pub(crate) async fn publish(
+    caller: Authenticated,
+    state: web::Data<State>,
+    JsonBody(request): JsonBody<PublishEvent>,
+) -> Result<HttpResponse, ApiError> {
+    let tenant = caller.may(Scope::EventsPublish)?;
+    let (event, data) = parse_event(request, tenant, &state).await?;
+    state.tenants.admit_publisher(tenant).await?;
+    state.publisher.publish(broker::encode_event(&event, &data)).await?;
+    Ok(success(StatusCode::ACCEPTED, AcceptedEvent { id: event.id.to_string() }))
+}
+
+async fn parse_event(
+    request: PublishEvent,
+    tenant_id: TenantId,
+    state: &State,
+) -> Result<(Event, Box<RawValue>), ApiError> {
+    let mut errors = FieldErrors::default();
+    let event_type = errors.require("type", request.event_type, |text| text.parse::<EventType>());
+    if let Some(event_type) = &event_type
+        && state.catalogue.contains(event_type).await == Some(false)
+    {
+        errors.add("type", format!("{event_type} is not an event type; see GET /api/webhooks/events"));
+    }
+    let data = errors.require("data", request.data, |data| check_data(&data).map(|()| data));
+    let id = errors.keep("id", request.id.map_or_else(|| Ok(EventId::generate()), |id| id.parse()));
+    let occurred_at =
+        errors.keep("occurredAt", request.occurred_at.as_deref().map_or_else(|| Ok(Utc::now()), parse_time));
+    let session = request.session_id.map(|session| session.parse::<SessionId>()).transpose();
+    let session_id = errors.keep("sessionId", session);
+    match (event_type, data, id, occurred_at, session_id) {
+        (Some(event_type), Some(data), Some(id), Some(occurred_at), Some(session_id)) if errors.is_empty() => {
+            // The dispatcher renders the body.
+            let body = Bytes::new();
+            Ok((Event { tenant_id, id, event_type, occurred_at, session_id, body }, data))
+        }
+        _ => Err(errors.into_error()),
+    }
+}
+
+fn parse_time(text: &str) -> Result<DateTime<Utc>, Invalid> {
+    DateTime::parse_from_rfc3339(text)
+        .map(|time| time.with_timezone(&Utc))
+        .map_err(|_| Invalid::new("occurredAt must be an RFC 3339 time with an offset, like 2026-05-30T10:00:00Z"))
+}

@@ -1,0 +1,51 @@
+//! The handlers, one file for each resource.
+
+pub(crate) mod event_types;
+pub(crate) mod events;
+pub(crate) mod history;
+pub(crate) mod webhooks;
+
+use actix_web::web::{self, ServiceConfig};
+
+use crate::error::{ApiError, Code};
+
+/// Every route of the API. A path answers any other method with 405 and the methods it has.
+pub(crate) fn all(app: &mut ServiceConfig) {
+    app.service(
+        web::resource("/api/webhooks/events")
+            .route(web::get().to(event_types::list))
+            .default_service(web::to(async || not_allowed("GET"))),
+    )
+    .service(
+        web::resource("/api/webhooks")
+            .route(web::get().to(webhooks::list))
+            .route(web::post().to(webhooks::create))
+            .default_service(web::to(async || not_allowed("GET, POST"))),
+    )
+    .service(
+        web::resource("/api/webhooks/{id}")
+            .route(web::get().to(webhooks::get))
+            .route(web::patch().to(webhooks::change))
+            .route(web::delete().to(webhooks::delete))
+            .default_service(web::to(async || not_allowed("GET, PATCH, DELETE"))),
+    )
+    .service(
+        web::resource("/api/webhooks/{id}/history")
+            .route(web::get().to(history::list))
+            .default_service(web::to(async || not_allowed("GET"))),
+    )
+    .service(
+        web::resource("/api/events")
+            .route(web::post().to(events::publish))
+            .default_service(web::to(async || not_allowed("POST"))),
+    );
+}
+
+/// The answer to a path that does not exist.
+pub(crate) async fn not_found() -> Result<&'static str, ApiError> {
+    Err(ApiError::new(Code::NotFound, "No such path; the API is described at /docs"))
+}
+
+fn not_allowed(allow: &'static str) -> Result<&'static str, ApiError> {
+    Err(ApiError::method_not_allowed(allow))
+}

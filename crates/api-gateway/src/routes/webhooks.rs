@@ -1,0 +1,346 @@
+use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, web};
+use chrono::{DateTime, SecondsFormat, Utc};
+use domain::{
+    EventPattern, Invalid, MAX_EVENTS_PER_WEBHOOK, MAX_SESSIONS_PER_WEBHOOK, Scope, SecretBytes, SessionId, Webhook,
+    WebhookId, WebhookUrl,
+};
+use serde::{Deserialize, Deserializer, Serialize};
+use signing::Secret;
+use store::{EventTypeRow, NewWebhook, WebhookChange};
+use utoipa::ToSchema;
+
+use crate::auth::Authenticated;
+use crate::body::{FieldErrors, JsonBody};
+use crate::catalogue::Catalogue;
+use crate::envelope::{Failure, Success, success};
+use crate::error::ApiError;
+use crate::state::State;
+
+/// A webhook subscription.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Webhook)]
+pub(crate) struct WebhookView {
+    /// Names the webhook.
+    #[schema(format = Uuid)]
+    id: String,
+    /// Where deliveries go.
+    #[schema(example = "https://api.yourapp.com/webhooks/actiwapi")]
+    url: String,
+    /// Wanted event types.
+    #[schema(example = json!(["message.received"]))]
+    events: Vec<String>,
+    /// Whether events are delivered.
+    is_active: bool,
+    /// Wanted sessions; null wants all.
+    session_ids: Option<Vec<String>>,
+    /// Why Postrider switched the webhook off: `gone` when the receiver answered 410. Null otherwise.
+    disabled_reason: Option<&'static str>,
+    /// When Postrider switched the webhook off.
+    #[schema(format = DateTime)]
+    disabled_at: Option<String>,
+    #[schema(format = DateTime)]
+    created_at: String,
+    #[schema(format = DateTime)]
+    updated_at: String,
+}
+
+/// A new webhook, with its secret.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CreatedWebhook {
+    #[serde(flatten)]
+    webhook: WebhookView,
+    /// Verifies deliveries, with any Standard Webhooks library. It is shown this once.
+    #[schema(example = "whsec_eW91ci1zaWduaW5nLXNlY3JldA==")]
+    secret: String,
+}
+
+/// What was deleted.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct DeletedWebhook {
+    #[schema(format = Uuid)]
+    id: String,
+    /// Always true.
+    deleted: bool,
+}
+
+/// A webhook to create.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schema(example = json!({"url": "https://api.yourapp.com/webhooks/actiwapi",
+    "events": ["message.received", "session.disconnected"], "secret": "your-signing-secret"}))]
+pub(crate) struct CreateWebhook {
+    /// An `https` URL of at most 2048 bytes, of a public host, without user name and password.
+    #[schema(required = true, value_type = String)]
+    url: Option<String>,
+    /// 1 to 100 event types, each one of the list, or `message.*`, or `*`.
+    #[schema(required = true, value_type = Vec<String>)]
+    events: Option<Vec<String>>,
+    /// Signs the deliveries: plain text, or `whsec_` and base64, of 8 to 256 bytes. Made up when absent.
+    secret: Option<String>,
+    /// Only events of these sessions (at most 1000); absent or null wants all.
+    session_ids: Option<Vec<String>>,
+    /// Whether events are delivered from the start; true when absent.
+    is_active: Option<bool>,
+}
+
+/// What to change of a webhook. A field that is absent stays as it is.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schema(example = json!({"isActive": false}))]
+pub(crate) struct ChangeWebhook {
+    /// As at creation.
+    url: Option<String>,
+    /// As at creation.
+    events: Option<Vec<String>>,
+    /// Signs the deliveries from now on.
+    secret: Option<String>,
+    /// Null wants all sessions again.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Vec<String>>)]
+    session_ids: Option<Option<Vec<String>>>,
+    /// False cancels what waits to be delivered; true also ends a switch-off by Postrider.
+    is_active: Option<bool>,
+}
+
+/// Tells a field that is null from one that is absent.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// List webhooks
+///
+/// All webhooks of the tenant, oldest first. Scope `webhooks:read`.
+#[utoipa::path(
+    get,
+    path = "/api/webhooks",
+    tag = "Webhooks",
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "The webhooks", body = Success<Vec<WebhookView>>),
+        (status = 401, description = "`UNAUTHORIZED`", body = Failure),
+        (status = 403, description = "`FORBIDDEN`", body = Failure),
+    ),
+)]
+pub(crate) async fn list(caller: Authenticated, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
+    let tenant = caller.may(Scope::WebhooksRead)?;
+    let webhooks = state.store.webhooks(tenant).await?;
+    Ok(success(StatusCode::OK, webhooks.iter().map(WebhookView::from).collect::<Vec<_>>()))
+}
+
+/// Create webhook
+///
+/// Register a new webhook subscription. Every event accepted from then on reaches it. Scope `webhooks:write`.
+#[utoipa::path(
+    post,
+    path = "/api/webhooks",
+    tag = "Webhooks",
+    security(("bearer" = [])),
+    request_body = CreateWebhook,
+    responses(
+        (status = 201, description = "The webhook, with its secret", body = Success<CreatedWebhook>),
+        (status = 400, description = "`VALIDATION_ERROR`", body = Failure),
+        (status = 401, description = "`UNAUTHORIZED`", body = Failure),
+        (status = 403, description = "`FORBIDDEN`, or `LIMIT_EXCEEDED` when the plan allows no more", body = Failure),
+        (status = 409, description = "`CONFLICT`: one with this URL and these events exists", body = Failure),
+    ),
+)]
+pub(crate) async fn create(
+    caller: Authenticated,
+    state: web::Data<State>,
+    JsonBody(request): JsonBody<CreateWebhook>,
+) -> Result<HttpResponse, ApiError> {
+    let tenant = caller.may(Scope::WebhooksWrite)?;
+    let types = state.catalogue.event_types().await?;
+    let mut errors = FieldErrors::default();
+    let url = errors.require("url", request.url, |url| WebhookUrl::parse(&url, &state.url_policy));
+    let events = errors.require("events", request.events, |events| parse_events(&events, &types));
+    let secret = request.secret.map_or_else(|| Ok(Secret::generate()), |secret| secret.parse::<Secret>());
+    let secret = errors.keep("secret", secret);
+    let sessions = errors.keep("sessionIds", request.session_ids.as_deref().map(parse_sessions).transpose());
+    let (Some(url), Some(events), Some(secret), Some(session_ids)) = (url, events, secret, sessions) else {
+        return Err(errors.into_error());
+    };
+    state.tenants.admit(tenant).await?;
+    let new = NewWebhook {
+        url,
+        events,
+        session_ids,
+        secret: SecretBytes::new(secret.expose_bytes()),
+        is_active: request.is_active.unwrap_or(true),
+    };
+    let webhook = state.store.create_webhook(tenant, &new, Utc::now()).await?;
+    let created = CreatedWebhook { webhook: WebhookView::from(&webhook), secret: secret.reveal() };
+    Ok(success(StatusCode::CREATED, created))
+}
+
+/// Get webhook
+///
+/// One webhook of the tenant. Scope `webhooks:read`.
+#[utoipa::path(
+    get,
+    path = "/api/webhooks/{id}",
+    tag = "Webhooks",
+    security(("bearer" = [])),
+    params(("id" = String, Path, format = Uuid, description = "Webhook UUID")),
+    responses(
+        (status = 200, description = "The webhook", body = Success<WebhookView>),
+        (status = 401, description = "`UNAUTHORIZED`", body = Failure),
+        (status = 403, description = "`FORBIDDEN`", body = Failure),
+        (status = 404, description = "`NOT_FOUND`", body = Failure),
+    ),
+)]
+pub(crate) async fn get(
+    caller: Authenticated,
+    state: web::Data<State>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let tenant = caller.may(Scope::WebhooksRead)?;
+    let id = parse_id(&id)?;
+    let webhook = state.store.webhook(tenant, id).await?.ok_or_else(ApiError::webhook_not_found)?;
+    Ok(success(StatusCode::OK, WebhookView::from(&webhook)))
+}
+
+/// Change webhook
+///
+/// Changes the fields that are given. Scope `webhooks:write`.
+#[utoipa::path(
+    patch,
+    path = "/api/webhooks/{id}",
+    tag = "Webhooks",
+    security(("bearer" = [])),
+    params(("id" = String, Path, format = Uuid, description = "Webhook UUID")),
+    request_body = ChangeWebhook,
+    responses(
+        (status = 200, description = "The webhook after the change", body = Success<WebhookView>),
+        (status = 400, description = "`VALIDATION_ERROR`", body = Failure),
+        (status = 401, description = "`UNAUTHORIZED`", body = Failure),
+        (status = 403, description = "`FORBIDDEN`", body = Failure),
+        (status = 404, description = "`NOT_FOUND`", body = Failure),
+        (status = 409, description = "`CONFLICT`: another with this URL and these events exists", body = Failure),
+    ),
+)]
+pub(crate) async fn change(
+    caller: Authenticated,
+    state: web::Data<State>,
+    id: web::Path<String>,
+    JsonBody(request): JsonBody<ChangeWebhook>,
+) -> Result<HttpResponse, ApiError> {
+    let tenant = caller.may(Scope::WebhooksWrite)?;
+    let id = parse_id(&id)?;
+    let types = state.catalogue.event_types().await?;
+    let change = parse_change(request, &state, &types)?;
+    let changed = state.store.change_webhook(tenant, id, &change, Utc::now()).await?;
+    let webhook = changed.ok_or_else(ApiError::webhook_not_found)?;
+    Ok(success(StatusCode::OK, WebhookView::from(&webhook)))
+}
+
+/// Delete webhook
+///
+/// Deletes the webhook and cancels what waits to be delivered to it. Scope `webhooks:write`.
+#[utoipa::path(
+    delete,
+    path = "/api/webhooks/{id}",
+    tag = "Webhooks",
+    security(("bearer" = [])),
+    params(("id" = String, Path, format = Uuid, description = "Webhook UUID")),
+    responses(
+        (status = 200, description = "The webhook is deleted", body = Success<DeletedWebhook>),
+        (status = 401, description = "`UNAUTHORIZED`", body = Failure),
+        (status = 403, description = "`FORBIDDEN`", body = Failure),
+        (status = 404, description = "`NOT_FOUND`", body = Failure),
+    ),
+)]
+pub(crate) async fn delete(
+    caller: Authenticated,
+    state: web::Data<State>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let tenant = caller.may(Scope::WebhooksWrite)?;
+    let id = parse_id(&id)?;
+    if !state.store.delete_webhook(tenant, id, Utc::now()).await? {
+        return Err(ApiError::webhook_not_found());
+    }
+    Ok(success(StatusCode::OK, DeletedWebhook { id: id.to_string(), deleted: true }))
+}
+
+/// An id that is not a UUID names nothing, which is all there is to say of it.
+pub(crate) fn parse_id(text: &str) -> Result<WebhookId, ApiError> {
+    text.parse().map_err(|_| ApiError::webhook_not_found())
+}
+
+fn parse_change(
+    request: ChangeWebhook,
+    state: &State,
+    types: &[EventTypeRow],
+) -> Result<WebhookChange, ApiError> {
+    let mut errors = FieldErrors::default();
+    let url = request.url.map(|url| WebhookUrl::parse(&url, &state.url_policy)).transpose();
+    let events = request.events.map(|events| parse_events(&events, types)).transpose();
+    let secret = request.secret.map(|secret| secret.parse::<Secret>()).transpose();
+    let session_ids =
+        request.session_ids.map(|sessions| sessions.as_deref().map(parse_sessions).transpose()).transpose();
+    let change = WebhookChange {
+        url: errors.keep("url", url).flatten(),
+        events: errors.keep("events", events).flatten(),
+        session_ids: errors.keep("sessionIds", session_ids).flatten(),
+        secret: errors
+            .keep("secret", secret)
+            .flatten()
+            .map(|secret| SecretBytes::new(secret.expose_bytes())),
+        is_active: request.is_active,
+    };
+    if errors.is_empty() { Ok(change) } else { Err(errors.into_error()) }
+}
+
+fn parse_events(events: &[String], types: &[EventTypeRow]) -> Result<Vec<EventPattern>, Invalid> {
+    if events.is_empty() || events.len() > MAX_EVENTS_PER_WEBHOOK {
+        return Err(Invalid::new(format!("events must name 1 to {MAX_EVENTS_PER_WEBHOOK} event types")));
+    }
+    let mut patterns = Vec::with_capacity(events.len());
+    for event in events {
+        let pattern: EventPattern = event.parse()?;
+        if !Catalogue::covers(types, &pattern) {
+            let names: Vec<&str> = types.iter().map(|known| known.name.as_str()).collect();
+            return Err(Invalid::new(format!("{event} is not an event type; choose from {}", names.join(", "))));
+        }
+        if !patterns.contains(&pattern) {
+            patterns.push(pattern);
+        }
+    }
+    Ok(patterns)
+}
+
+fn parse_sessions<S: AsRef<str>>(sessions: &[S]) -> Result<Vec<SessionId>, Invalid> {
+    if sessions.is_empty() || sessions.len() > MAX_SESSIONS_PER_WEBHOOK {
+        let limit = MAX_SESSIONS_PER_WEBHOOK;
+        return Err(Invalid::new(format!("sessionIds must name 1 to {limit} sessions, or be null for all")));
+    }
+    sessions.iter().map(|session| session.as_ref().parse()).collect()
+}
+
+impl From<&Webhook> for WebhookView {
+    fn from(webhook: &Webhook) -> Self {
+        Self {
+            id: webhook.id.to_string(),
+            url: webhook.url.as_str().to_owned(),
+            events: webhook.events.iter().map(ToString::to_string).collect(),
+            is_active: webhook.is_active,
+            session_ids: webhook
+                .session_ids
+                .as_ref()
+                .map(|sessions| sessions.iter().map(ToString::to_string).collect()),
+            disabled_reason: webhook.disabled.map(|(reason, _)| reason.code()),
+            disabled_at: webhook.disabled.map(|(_, at)| timestamp(at)),
+            created_at: timestamp(webhook.created_at),
+            updated_at: timestamp(webhook.updated_at),
+        }
+    }
+}
+
+/// Times in the API: RFC 3339, UTC, milliseconds.
+pub(crate) fn timestamp(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Millis, true)
+}

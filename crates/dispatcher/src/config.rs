@@ -1,0 +1,169 @@
+//! What a dispatcher can be told.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker::{BrokerConfig, Topology};
+use domain::{Clock, RetrySchedule, SystemClock, UrlPolicy};
+use service::settings::{ConfigError, Setting, Settings};
+use service::telemetry::LogFormat;
+use service::values::{self, Count, Milliseconds, Text};
+use store::Store;
+
+const HEALTH_ADDRESS: Setting = Setting::optional::<SocketAddr>(
+    "health_address",
+    "0.0.0.0:8081",
+    "where `/health/live` and `/health/ready` are served",
+);
+const RETRY_SCHEDULE: Setting = Setting::optional::<RetrySchedule>(
+    "retry_schedule",
+    "5s,5m,30m,2h,5h,10h,14h,20h,24h",
+    "the delays between attempts (s, m, h, d), each moved by up to 10 % either way",
+);
+const DELIVERY_TIMEOUT_MS: Setting = Setting::optional::<Milliseconds>(
+    "delivery_timeout_ms",
+    "15000",
+    "the deadline of an attempt, from connecting to the end of the answer, in milliseconds",
+);
+const WEBHOOK_CONCURRENCY: Setting = Setting::optional::<Count<1, 1000>>(
+    "webhook_concurrency",
+    "64",
+    "requests one dispatcher has under way to one webhook at a time",
+);
+const MAX_IN_FLIGHT: Setting = Setting::optional::<Count<1, 100_000>>(
+    "max_in_flight",
+    "10000",
+    "requests one dispatcher has under way in all, slow ones included",
+);
+const PREFETCH: Setting = Setting::optional::<Count<1, 10_000>>(
+    "prefetch",
+    "256",
+    "messages the broker sends a dispatcher ahead of their acknowledgement",
+);
+const RETENTION_DAYS: Setting = Setting::optional::<Count<1, 3650>>(
+    "retention_days",
+    "30",
+    "days that events and history are kept",
+);
+const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<2, 100>>(
+    "dispatcher_database_connections",
+    "8",
+    "most connections a dispatcher opens to Postgres",
+);
+
+/// Every setting of the dispatcher.
+pub const SETTINGS: [Setting; 16] = [
+    values::DATABASE_URL,
+    values::AMQP_URL,
+    values::AMQP_PREFIX,
+    values::LOG,
+    values::LOG_FORMAT,
+    values::RECEIVER_ALLOW_HTTP,
+    values::RECEIVER_ALLOWED_NETWORKS,
+    values::DRAIN_TIMEOUT_MS,
+    HEALTH_ADDRESS,
+    RETRY_SCHEDULE,
+    DELIVERY_TIMEOUT_MS,
+    WEBHOOK_CONCURRENCY,
+    MAX_IN_FLIGHT,
+    PREFETCH,
+    RETENTION_DAYS,
+    DATABASE_CONNECTIONS,
+];
+
+/// Everything a dispatcher needs to run.
+#[derive(Clone)]
+pub struct Config {
+    /// The database.
+    pub store: Store,
+    /// The broker.
+    pub broker: BrokerConfig,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Which receivers are allowed.
+    pub url_policy: UrlPolicy,
+    /// The delays between attempts.
+    pub retry_schedule: RetrySchedule,
+    /// The deadline of an attempt.
+    pub delivery_timeout: Duration,
+    /// Requests under way to one webhook.
+    pub webhook_concurrency: usize,
+    /// Requests under way in all.
+    pub max_in_flight: usize,
+    /// Messages ahead of their acknowledgement.
+    pub prefetch: u16,
+    /// How often due and waiting deliveries are looked for.
+    pub poll_interval: Duration,
+    /// How long a silent dispatcher keeps what it has taken.
+    pub lease: Duration,
+    /// Days that events and history are kept.
+    pub retention_days: u32,
+    /// How long a shutdown may take.
+    pub drain_timeout: Duration,
+}
+
+/// What `main` needs besides [`Config`].
+pub struct ProcessConfig {
+    /// What is logged.
+    pub log: String,
+    /// How it is logged.
+    pub log_format: LogFormat,
+    /// Where health is served.
+    pub health_address: SocketAddr,
+    /// The dispatcher itself.
+    pub dispatcher: Config,
+}
+
+impl Config {
+    /// Defaults as documented, for the given database and broker.
+    pub fn new(store: Store, broker: BrokerConfig) -> Self {
+        Self {
+            store,
+            broker,
+            clock: Arc::new(SystemClock),
+            url_policy: UrlPolicy::default(),
+            retry_schedule: RetrySchedule::default(),
+            delivery_timeout: Duration::from_secs(15),
+            webhook_concurrency: 64,
+            max_in_flight: 10_000,
+            prefetch: 256,
+            poll_interval: Duration::from_millis(200),
+            lease: Duration::from_secs(30),
+            retention_days: 30,
+            drain_timeout: Duration::from_secs(25),
+        }
+    }
+}
+
+impl ProcessConfig {
+    /// Reads the environment.
+    pub fn load() -> Result<Self, ConfigError> {
+        let settings = Settings::load(&SETTINGS)?;
+        let url: Text = settings.get(&values::DATABASE_URL)?;
+        let connections: Count<2, 100> = settings.get(&DATABASE_CONNECTIONS)?;
+        let store = Store::new(&url.0, connections.0 as usize)
+            .map_err(|error| ConfigError::new(&values::DATABASE_URL, error))?;
+        let url: Text = settings.get(&values::AMQP_URL)?;
+        let prefix: Text = settings.get(&values::AMQP_PREFIX)?;
+        let broker = BrokerConfig::new(&url.0, Topology::new(prefix.0), "postrider dispatcher")
+            .map_err(|error| ConfigError::new(&values::AMQP_URL, error))?;
+        let dispatcher = Config {
+            url_policy: values::url_policy(&settings)?,
+            retry_schedule: settings.get(&RETRY_SCHEDULE)?,
+            delivery_timeout: settings.get::<Milliseconds>(&DELIVERY_TIMEOUT_MS)?.0,
+            webhook_concurrency: settings.get::<Count<1, 1000>>(&WEBHOOK_CONCURRENCY)?.0 as usize,
+            max_in_flight: settings.get::<Count<1, 100_000>>(&MAX_IN_FLIGHT)?.0 as usize,
+            prefetch: u16::try_from(settings.get::<Count<1, 10_000>>(&PREFETCH)?.0).unwrap_or(u16::MAX),
+            retention_days: settings.get::<Count<1, 3650>>(&RETENTION_DAYS)?.0,
+            drain_timeout: settings.get::<Milliseconds>(&values::DRAIN_TIMEOUT_MS)?.0,
+            ..Config::new(store, broker)
+        };
+        Ok(Self {
+            log: settings.get::<Text>(&values::LOG)?.0,
+            log_format: settings.get(&values::LOG_FORMAT)?,
+            health_address: settings.get(&HEALTH_ADDRESS)?,
+            dispatcher,
+        })
+    }
+}

@@ -1,0 +1,68 @@
+//! A delivery on its way through a dispatcher.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, NaiveDate, Utc};
+use domain::{Event, Invalid, Webhook};
+use signing::Secret;
+use store::{BatchId, DeliveryKey};
+use tokio::sync::OwnedSemaphorePermit;
+
+/// A webhook, ready to be delivered to.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) webhook: Webhook,
+    pub(crate) secret: Secret,
+}
+
+impl Target {
+    pub(crate) fn new(webhook: Webhook) -> Result<Self, Invalid> {
+        let secret =
+            Secret::from_bytes(webhook.secret.expose()).map_err(|error| Invalid::new(error.to_string()))?;
+        Ok(Self { webhook, secret })
+    }
+}
+
+/// An event as it was handed over.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) event: Event,
+    pub(crate) at: DateTime<Utc>,
+    pub(crate) day: NaiveDate,
+}
+
+/// One event for one webhook.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) target: Arc<Target>,
+    pub(crate) accepted: Arc<Accepted>,
+    /// Attempts made before.
+    pub(crate) attempts: u32,
+    pub(crate) origin: Origin,
+}
+
+/// Where a delivery comes from, which decides what is owed when it settles.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// A hand-over. The delivery has no row yet, and its batch waits for it.
+    Batch(BatchId),
+    /// A row in `deliveries`, held under a lease. The permit bounds how many there are in memory.
+    Row { leased_until: DateTime<Utc>, _permit: OwnedSemaphorePermit },
+}
+
+impl Delivery {
+    pub(crate) fn key(&self) -> DeliveryKey {
+        DeliveryKey {
+            webhook_id: self.target.webhook.id,
+            event_id: self.accepted.event.id.clone(),
+            event_day: self.accepted.day,
+        }
+    }
+
+    pub(crate) fn batch(&self) -> Option<BatchId> {
+        match self.origin {
+            Origin::Batch(batch) => Some(batch),
+            Origin::Row { .. } => None,
+        }
+    }
+}

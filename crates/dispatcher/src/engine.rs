@@ -1,0 +1,289 @@
+//! Starts attempts, follows them to their end, and says what is to be written down.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use domain::{Cause, Clock, Next, Outcome, RetrySchedule};
+use futures_util::FutureExt as _;
+use store::{AttemptRecord, Parked};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep};
+use tracing::{debug, error};
+use uuid::Uuid;
+
+use crate::attempt::{Attempted, Sender};
+use crate::delivery::{Delivery, Origin};
+use crate::lanes::{Lanes, Limits};
+use crate::recorder::{Note, State};
+
+/// Requests under way at a time that are not slow: where the HTTP client is at its best.
+const MAX_FAST: usize = 256;
+/// After so long a request is slow: its delivery is parked under a lease, and its batch need not wait for it.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
+/// How long a delivery waits in memory for its webhook's lane before it is parked.
+const MAX_WAIT: Duration = Duration::from_secs(1);
+/// Deliveries that wait in memory before no more events are taken over.
+const HIGH_WATER: usize = 2_000;
+/// How long a delivery rests after an attempt met a defect of ours.
+const AFTER_DEFECT: Duration = Duration::from_secs(30);
+
+/// The part of a dispatcher that delivers.
+pub(crate) struct Engine {
+    pub(crate) dispatcher_id: Uuid,
+    pub(crate) clock: Arc<dyn Clock>,
+    sender: Sender,
+    schedule: RetrySchedule,
+    /// How long a delivery under way is leased: longer than any attempt.
+    lease: Duration,
+    lanes: Mutex<Lanes<Delivery>>,
+    notes: mpsc::Sender<Note>,
+    /// Told when something has ended: there is room.
+    pub(crate) room: Notify,
+}
+
+/// What an engine needs.
+pub(crate) struct EngineConfig {
+    pub(crate) dispatcher_id: Uuid,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) sender: Sender,
+    pub(crate) schedule: RetrySchedule,
+    pub(crate) lease: Duration,
+    pub(crate) webhook_concurrency: usize,
+    pub(crate) max_in_flight: usize,
+    pub(crate) notes: mpsc::Sender<Note>,
+}
+
+impl Engine {
+    pub(crate) fn new(config: EngineConfig) -> Arc<Self> {
+        let limits = Limits {
+            per_webhook: config.webhook_concurrency,
+            fast: MAX_FAST,
+            total: config.max_in_flight,
+            queue_per_webhook: HIGH_WATER,
+            max_wait: MAX_WAIT,
+        };
+        Arc::new(Self {
+            dispatcher_id: config.dispatcher_id,
+            clock: config.clock,
+            sender: config.sender,
+            schedule: config.schedule,
+            lease: config.lease,
+            lanes: Mutex::new(Lanes::new(limits)),
+            notes: config.notes,
+            room: Notify::new(),
+        })
+    }
+
+    /// Starts deliveries, or keeps them in memory for a moment, or parks them.
+    pub(crate) async fn submit(self: &Arc<Self>, deliveries: Vec<Delivery>) {
+        let mut refused = Vec::new();
+        {
+            let mut lanes = self.lanes();
+            let now = Instant::now();
+            for delivery in deliveries {
+                let webhook = delivery.target.webhook.id;
+                refused.extend(lanes.submit(webhook, delivery, now).err());
+            }
+            self.start_next(&mut lanes);
+        }
+        self.park_for_gate(refused).await;
+    }
+
+    /// Whether more events should be taken over now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.lanes().waiting() < HIGH_WATER
+    }
+
+    /// How many deliveries of a webhook's could start at once.
+    pub(crate) fn room_for(&self, webhook: domain::WebhookId) -> usize {
+        self.lanes().room(webhook)
+    }
+
+    /// Requests under way.
+    pub(crate) fn under_way(&self) -> usize {
+        self.lanes().under_way()
+    }
+
+    /// Parks what has waited in memory for too long.
+    pub(crate) async fn park_overdue(self: &Arc<Self>) {
+        let overdue = self.lanes().overdue(Instant::now());
+        self.park_for_gate(overdue).await;
+    }
+
+    /// Parks all that waits in memory, due at once, for the other dispatchers.
+    pub(crate) async fn park_all(self: &Arc<Self>) {
+        let waiting = self.lanes().take_all();
+        let now = self.clock.now();
+        for delivery in waiting {
+            self.park(&delivery, Some(now)).await;
+        }
+    }
+
+    /// Ends a delivery whose webhook is gone or off.
+    pub(crate) async fn cancel(&self, claimed: &store::ClaimedDelivery) {
+        let event = &claimed.event.event;
+        let key = store::DeliveryKey {
+            webhook_id: claimed.webhook_id,
+            event_id: event.id.clone(),
+            event_day: claimed.event.day,
+        };
+        let attempt = AttemptRecord {
+            key: key.clone(),
+            tenant_id: claimed.tenant_id,
+            event_type: event.event_type.clone(),
+            attempt: claimed.attempts,
+            started_at: self.clock.now(),
+            duration_ms: 0,
+            status_code: None,
+            error: Some("cancelled"),
+            next_attempt_at: None,
+        };
+        self.note(Note { attempt: Some(attempt), state: State::Finished(key), batch: None }).await;
+    }
+
+    pub(crate) async fn note(&self, note: Note) {
+        // The recorder outlives the engine, so this fails only when the process is ending the hard way.
+        let _ = self.notes.send(note).await;
+    }
+
+    async fn park_for_gate(&self, deliveries: Vec<Delivery>) {
+        for delivery in deliveries {
+            self.park(&delivery, None).await;
+        }
+    }
+
+    async fn park(&self, delivery: &Delivery, due_at: Option<DateTime<Utc>>) {
+        let state = State::Parked(parked(delivery, delivery.attempts, due_at, None));
+        self.note(Note { attempt: None, state, batch: delivery.batch() }).await;
+    }
+
+    fn start_next(self: &Arc<Self>, lanes: &mut Lanes<Delivery>) {
+        while let Some(delivery) = lanes.next() {
+            let engine = Arc::clone(self);
+            tokio::spawn(async move { engine.deliver(delivery).await });
+        }
+    }
+
+    async fn deliver(self: Arc<Self>, delivery: Delivery) {
+        let mut place = Place { engine: &self, webhook: delivery.target.webhook.id, is_slow: false };
+        let now = self.clock.now();
+        if let Origin::Row { leased_until, .. } = delivery.origin
+            && leased_until < now + self.lease / 2
+        {
+            // It has waited here for so long that another dispatcher may take it before the attempt ends.
+            debug!("a lease is too old to start an attempt under");
+            return self.park(&delivery, Some(now)).await;
+        }
+        let followed = AssertUnwindSafe(self.attempt(&delivery, now, &mut place)).catch_unwind().await;
+        if followed.is_err() {
+            error!("an attempt met a defect; the delivery is tried again later");
+            self.park(&delivery, Some(now + AFTER_DEFECT)).await;
+        }
+    }
+
+    async fn attempt(&self, delivery: &Delivery, now: DateTime<Utc>, place: &mut Place<'_>) {
+        let request = self.sender.send(&delivery.target, &delivery.accepted, now);
+        tokio::pin!(request);
+        let mut batch = delivery.batch();
+        let attempted = tokio::select! {
+            attempted = &mut request => attempted,
+            () = sleep(SLOW_AFTER) => {
+                place.became_slow();
+                if let Some(batch) = batch.take() {
+                    let leased_until = now + self.lease;
+                    let parked = parked(delivery, delivery.attempts, Some(leased_until), Some(self.dispatcher_id));
+                    self.note(Note { attempt: None, state: State::Parked(parked), batch: Some(batch) }).await;
+                }
+                request.await
+            }
+        };
+        // Only a delivery that settles its batch right here has no row.
+        let has_row = batch.is_none();
+        self.note(self.conclude(delivery, &attempted, now, batch, has_row)).await;
+    }
+
+    fn conclude(
+        &self,
+        delivery: &Delivery,
+        attempted: &Attempted,
+        started_at: DateTime<Utc>,
+        batch: Option<store::BatchId>,
+        has_row: bool,
+    ) -> Note {
+        let attempt = delivery.attempts + 1;
+        let outcome = attempted.outcome;
+        let ended_at = started_at + attempted.duration;
+        let next = self.schedule.next(attempt, outcome, ended_at, attempted.retry_after, rand::random());
+        let key = delivery.key();
+        let tenant_id = delivery.target.webhook.tenant_id;
+        let record = AttemptRecord {
+            key: key.clone(),
+            tenant_id,
+            event_type: delivery.accepted.event.event_type.clone(),
+            attempt,
+            started_at,
+            duration_ms: u32::try_from(attempted.duration.as_millis()).unwrap_or(u32::MAX),
+            status_code: attempted.status_code,
+            error: outcome.cause().map(Cause::code),
+            next_attempt_at: match next {
+                Next::RetryAt(at) => Some(at),
+                Next::Done | Next::GiveUp => None,
+            },
+        };
+        let state = match next {
+            Next::RetryAt(at) => State::Parked(parked(delivery, attempt, Some(at), None)),
+            Next::GiveUp if outcome == Outcome::Permanent(Cause::Gone) => State::Gone(key, tenant_id),
+            Next::Done | Next::GiveUp if has_row => State::Finished(key),
+            Next::Done | Next::GiveUp => State::Done,
+        };
+        Note { attempt: Some(record), state, batch }
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, Lanes<Delivery>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn parked(
+    delivery: &Delivery,
+    attempts: u32,
+    due_at: Option<DateTime<Utc>>,
+    leased_by: Option<Uuid>,
+) -> Parked {
+    Parked {
+        key: delivery.key(),
+        tenant_id: delivery.target.webhook.tenant_id,
+        accepted_at: delivery.accepted.at,
+        attempts,
+        due_at,
+        leased_by,
+    }
+}
+
+/// The place of a request in its webhook's lane. Dropping it, in a panic too, frees the place and starts the next.
+struct Place<'a> {
+    engine: &'a Arc<Engine>,
+    webhook: domain::WebhookId,
+    is_slow: bool,
+}
+
+impl Place<'_> {
+    fn became_slow(&mut self) {
+        self.is_slow = true;
+        let mut lanes = self.engine.lanes();
+        lanes.became_slow(self.webhook);
+        self.engine.start_next(&mut lanes);
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut lanes = self.engine.lanes();
+        lanes.finished(self.webhook, self.is_slow);
+        self.engine.start_next(&mut lanes);
+        drop(lanes);
+        self.engine.room.notify_waiters();
+    }
+}

@@ -1,0 +1,264 @@
+//! Takes events over from the broker: stored and leased in one transaction, then acknowledged, then routed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker::{Consumer, DeadLetters, Message, Reason, Rejection};
+use chrono::{DateTime, NaiveDate, Utc};
+use domain::{Backoff, Event, TenantId};
+use futures_util::future::BoxFuture;
+use store::{BatchId, Handed, Lease, Store, StoreError};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::delivery::{Accepted, Delivery, Origin};
+use crate::engine::Engine;
+use crate::recorder::{Note, OpenBatches, State};
+use crate::routing::Routing;
+
+/// Most events in one transaction, unless a single message holds more.
+const MAX_EVENTS: usize = 500;
+/// Most bytes of events in one transaction, unless a single message holds more.
+const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// How often room is looked for while there is none.
+const ROOM_CHECK: Duration = Duration::from_millis(50);
+
+/// The task that takes events over.
+pub(crate) struct HandOver {
+    pub(crate) store: Store,
+    pub(crate) consumer: Consumer,
+    pub(crate) dead_letters: Arc<DeadLetters>,
+    pub(crate) routing: Arc<Routing>,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) open_batches: Arc<OpenBatches>,
+    pub(crate) lease: Duration,
+    pub(crate) stop: CancellationToken,
+}
+
+/// What is known of one event after the hand-over.
+#[derive(Debug, Clone)]
+enum Verdict {
+    Stored { batch: BatchId, day: NaiveDate, at: DateTime<Utc>, webhooks_version: i64 },
+    Repeated,
+    Rejected(Reason, String),
+}
+
+impl HandOver {
+    /// Works until told to stop. Messages that are not taken over by then go back to the broker.
+    pub(crate) async fn run(mut self) {
+        while let Some(messages) = self.next_messages().await {
+            self.take_over(messages).await;
+        }
+    }
+
+    /// Waits for room and for a message, then takes what else is there at this moment.
+    async fn next_messages(&mut self) -> Option<Vec<Message>> {
+        while !self.engine.has_room() {
+            tokio::select! {
+                () = self.engine.room.notified() => {}
+                () = sleep(ROOM_CHECK) => {}
+                () = self.stop.cancelled() => return None,
+            }
+        }
+        let first = tokio::select! {
+            message = self.consumer.receive() => message?,
+            () = self.stop.cancelled() => return None,
+        };
+        let mut events = first.events.len();
+        let mut bytes = body_bytes(&first);
+        let mut messages = vec![first];
+        while events < MAX_EVENTS && bytes < MAX_BYTES {
+            let Some(message) = self.consumer.try_receive() else { break };
+            events += message.events.len();
+            bytes += body_bytes(&message);
+            messages.push(message);
+        }
+        Some(messages)
+    }
+
+    async fn take_over(&self, mut messages: Vec<Message>) {
+        let mut events = Vec::new();
+        let mut message_of = Vec::new();
+        for (index, message) in messages.iter_mut().enumerate() {
+            message_of.extend(std::iter::repeat_n(index, message.events.len()));
+            events.append(&mut message.events);
+        }
+        let from_gateway = |place: usize| messages[message_of[place]].from_gateway;
+        let (verdicts, batches) = self.store_events(&events, from_gateway).await;
+
+        let mut accepted: HashMap<BatchId, Vec<(Accepted, i64)>> =
+            batches.into_iter().map(|batch| (batch, Vec::new())).collect();
+        for ((event, verdict), message) in events.into_iter().zip(verdicts).zip(message_of) {
+            match verdict {
+                Verdict::Stored { batch, day, at, webhooks_version } => {
+                    let event = Accepted { event, at, day };
+                    accepted.entry(batch).or_default().push((event, webhooks_version));
+                }
+                Verdict::Repeated => debug!(event = %event.id, "a repeated event is dropped"),
+                Verdict::Rejected(reason, detail) => {
+                    messages[message].rejections.push(Rejection::of_event(reason, detail, &event));
+                }
+            }
+        }
+        for message in messages {
+            self.acknowledge(message);
+        }
+        for (batch, events) in accepted {
+            self.route(batch, events).await;
+        }
+    }
+
+    /// Stores events, however long the database is away, and gives a verdict on each and the batches that were opened.
+    async fn store_events(
+        &self,
+        events: &[Event],
+        from_gateway: impl Fn(usize) -> bool,
+    ) -> (Vec<Verdict>, Vec<BatchId>) {
+        let all: Vec<&Event> = events.iter().collect();
+        let mut batches = Vec::new();
+        let mut verdicts = self.store_some(&all, &mut batches).await;
+        // The gateway has verified its callers, and makes their tenants known unless the database is away just then.
+        let new: Vec<usize> = (0..events.len())
+            .filter(|place| matches!(verdicts[*place], Verdict::Rejected(Reason::UnknownTenant, _)))
+            .filter(|place| from_gateway(*place))
+            .collect();
+        if !new.is_empty() {
+            let tenants: Vec<TenantId> = new.iter().map(|place| events[*place].tenant_id).collect();
+            let _ = persist(&self.stop, "tenants", || self.store.ensure_tenants(&tenants)).await;
+            let again: Vec<&Event> = new.iter().map(|place| &events[*place]).collect();
+            for (place, verdict) in new.into_iter().zip(self.store_some(&again, &mut batches).await) {
+                verdicts[place] = verdict;
+            }
+        }
+        (verdicts, batches)
+    }
+
+    fn store_some<'a>(
+        &'a self,
+        events: &'a [&'a Event],
+        batches: &'a mut Vec<BatchId>,
+    ) -> BoxFuture<'a, Vec<Verdict>> {
+        Box::pin(async move {
+            if events.is_empty() {
+                return Vec::new();
+            }
+            let mut at = self.engine.clock.now();
+            let hand_over = || {
+                at = self.engine.clock.now();
+                let lease = Lease { holder: self.engine.dispatcher_id, until: at + self.lease };
+                self.store.hand_over(events, at, lease)
+            };
+            match persist(&self.stop, "events", hand_over).await {
+                Ok(handed) => {
+                    batches.push(handed.batch);
+                    let judged = events.iter().zip(handed.events);
+                    judged.map(|(event, result)| judge(event, result, handed.batch, handed.day, at)).collect()
+                }
+                // One value that the database refuses must not hold up the others: halve until it is alone.
+                Err(_) if events.len() > 1 => {
+                    let (left, right) = events.split_at(events.len() / 2);
+                    let mut verdicts = self.store_some(left, batches).await;
+                    verdicts.extend(self.store_some(right, batches).await);
+                    verdicts
+                }
+                Err(reason) => vec![Verdict::Rejected(Reason::BadEvent, reason)],
+            }
+        })
+    }
+
+    /// Acknowledges a message, after what is wrong with it has reached the dead letters.
+    fn acknowledge(&self, mut message: Message) {
+        if message.rejections.is_empty() {
+            return message.ack();
+        }
+        let dead_letters = Arc::clone(&self.dead_letters);
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            for rejection in std::mem::take(&mut message.rejections) {
+                warn!(reason = rejection.reason.code(), detail = rejection.detail, "an event is dead-lettered");
+                tokio::select! {
+                    () = dead_letters.put(&rejection, &message.exchange, &message.routing_key) => {}
+                    () = gave_up(&stop) => return, // the broker delivers the message again
+                }
+            }
+            message.ack();
+        });
+    }
+
+    async fn route(&self, batch: BatchId, events: Vec<(Accepted, i64)>) {
+        let mut versions: HashMap<TenantId, i64> = HashMap::new();
+        for (accepted, version) in &events {
+            let newest = versions.entry(accepted.event.tenant_id).or_insert(*version);
+            *newest = (*newest).max(*version);
+        }
+        if persist(&self.stop, "webhooks", || self.routing.refresh(&versions)).await.is_err() {
+            return; // the batch comes back when its lease runs out
+        }
+        let mut deliveries = Vec::with_capacity(events.len());
+        for (accepted, _) in events {
+            let accepted = Arc::new(accepted);
+            for target in self.routing.matching(&accepted.event) {
+                let accepted = Arc::clone(&accepted);
+                deliveries.push(Delivery { target, accepted, attempts: 0, origin: Origin::Batch(batch) });
+            }
+        }
+        self.open_batches.open(batch, deliveries.len().max(1));
+        if deliveries.is_empty() {
+            self.engine.note(Note { attempt: None, state: State::Done, batch: Some(batch) }).await;
+        }
+        self.engine.submit(deliveries).await;
+    }
+}
+
+fn judge(event: &Event, handed: Handed, batch: BatchId, day: NaiveDate, at: DateTime<Utc>) -> Verdict {
+    match handed {
+        Handed::Stored { webhooks_version } => Verdict::Stored { batch, day, at, webhooks_version },
+        Handed::Repeated => Verdict::Repeated,
+        Handed::UnknownTenant => {
+            Verdict::Rejected(Reason::UnknownTenant, format!("tenant {} is not known", event.tenant_id))
+        }
+        Handed::UnknownType => {
+            let detail = format!("event type {} is not in the catalogue", event.event_type);
+            Verdict::Rejected(Reason::UnknownType, detail)
+        }
+    }
+}
+
+/// Asks the database again until it answers. Fails, with the reason, only when it refuses a value, or when the process is
+/// to stop and the database stays away.
+async fn persist<T, F>(
+    stop: &CancellationToken,
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> Result<T, String>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let mut backoff = Backoff::default();
+    loop {
+        match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(StoreError::Refused(reason)) => return Err(reason),
+            Err(error) => {
+                let wait = backoff.next(rand::random());
+                warn!(%error, wait_ms = wait.as_millis(), "{what} wait for the database");
+                tokio::select! {
+                    () = sleep(wait) => {}
+                    () = gave_up(stop) => return Err(error.to_string()),
+                }
+            }
+        }
+    }
+}
+
+/// Ends a little after `stop`, so that a last try has its chance.
+async fn gave_up(stop: &CancellationToken) {
+    stop.cancelled().await;
+    sleep(Duration::from_secs(3)).await;
+}
+
+fn body_bytes(message: &Message) -> usize {
+    message.events.iter().map(|event| event.body.len()).sum()
+}

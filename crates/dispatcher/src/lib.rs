@@ -1,0 +1,201 @@
+//! The dispatcher: takes events over from the broker, delivers them, writes down what happened, tries again.
+//!
+//! The path of an event is the order of the modules: [`hand_over`] → [`routing`] → [`engine`] (with [`lanes`] and
+//! [`attempt`]) → [`recorder`]; [`parked`] brings back what did not succeed at once.
+
+mod attempt;
+pub mod config;
+mod delivery;
+mod engine;
+mod hand_over;
+mod lanes;
+mod parked;
+mod recorder;
+mod routing;
+mod upkeep;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker::{Consumer, DeadLetters};
+use service::health::{Check, Readiness};
+use service::shutdown::join_within;
+use store::Store;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+pub use config::Config;
+
+use crate::attempt::Sender;
+use crate::engine::{Engine, EngineConfig};
+use crate::hand_over::HandOver;
+use crate::parked::ParkedDeliveries;
+use crate::recorder::{OpenBatches, Recorder};
+use crate::routing::Routing;
+
+/// Notes that wait to be written down. When it is full, attempts wait with what they have to say.
+const NOTE_QUEUE: usize = 4096;
+/// How much longer a delivery is leased than its attempt may take.
+const LEASE_MARGIN: Duration = Duration::from_secs(30);
+/// How long a readiness check waits for the database.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A running dispatcher.
+pub struct Dispatcher {
+    store: Store,
+    engine: Arc<Engine>,
+    consuming: watch::Receiver<bool>,
+    drain_timeout: Duration,
+    /// No more work is taken on.
+    stop: CancellationToken,
+    /// The last acknowledgement is sent.
+    done: CancellationToken,
+    intake: Vec<(&'static str, JoinHandle<()>)>,
+    recorder: JoinHandle<()>,
+    leases: JoinHandle<()>,
+    consumer: JoinHandle<()>,
+}
+
+impl Dispatcher {
+    /// Starts every task. Connects by itself, and again whenever a connection is lost.
+    pub fn start(config: Config) -> anyhow::Result<Self> {
+        let (stop, done) = (CancellationToken::new(), CancellationToken::new());
+        let (notes, notes_received) = mpsc::channel(NOTE_QUEUE);
+        let open_batches = Arc::new(OpenBatches::default());
+        let lease = config.delivery_timeout + LEASE_MARGIN;
+        let engine = Engine::new(EngineConfig {
+            dispatcher_id: Uuid::now_v7(),
+            clock: Arc::clone(&config.clock),
+            sender: Sender::new(config.url_policy, config.delivery_timeout)?,
+            schedule: config.retry_schedule,
+            lease,
+            webhook_concurrency: config.webhook_concurrency,
+            max_in_flight: config.max_in_flight,
+            notes,
+        });
+        let routing = Arc::new(Routing::new(config.store.clone()));
+        let recorder = Recorder {
+            store: config.store.clone(),
+            clock: config.clock,
+            open_batches: Arc::clone(&open_batches),
+            notes: notes_received,
+        };
+        let dead_letters = Arc::new(DeadLetters::new(config.broker.clone()));
+        let (consumer, consumer_task) =
+            Consumer::start(config.broker, config.prefetch, stop.clone(), done.clone());
+        let consuming = consumer.readiness();
+        let hand_over = HandOver {
+            store: config.store.clone(),
+            consumer,
+            dead_letters,
+            routing: Arc::clone(&routing),
+            engine: Arc::clone(&engine),
+            open_batches: Arc::clone(&open_batches),
+            lease: config.lease,
+            stop: stop.clone(),
+        };
+        let parked = ParkedDeliveries {
+            store: config.store.clone(),
+            routing,
+            engine: Arc::clone(&engine),
+            lease,
+            batch_lease: config.lease,
+            poll_interval: config.poll_interval,
+            stop: stop.clone(),
+        };
+        let partitions = upkeep::maintain_partitions(
+            config.store.clone(),
+            Arc::clone(&engine),
+            config.retention_days,
+            stop.clone(),
+        );
+        let intake = vec![
+            ("hand-over", tokio::spawn(hand_over.run())),
+            ("due deliveries", tokio::spawn(parked.clone().run_due())),
+            ("waiting deliveries", tokio::spawn(parked.clone().run_waiting())),
+            ("take-over", tokio::spawn(parked.run_take_over())),
+            ("partitions", tokio::spawn(partitions)),
+            ("parking", tokio::spawn(upkeep::park_overdue(Arc::clone(&engine), stop.clone()))),
+        ];
+        let leases = upkeep::renew_leases(
+            config.store.clone(),
+            Arc::clone(&engine),
+            open_batches,
+            config.lease,
+            done.clone(),
+        );
+        Ok(Self {
+            store: config.store,
+            engine,
+            consuming,
+            drain_timeout: config.drain_timeout,
+            stop,
+            done,
+            intake,
+            recorder: tokio::spawn(recorder.run()),
+            leases: tokio::spawn(leases),
+            consumer: consumer_task,
+        })
+    }
+
+    /// Ready means: messages come from the broker, and the database answers.
+    pub fn readiness(&self) -> Readiness {
+        let (store, consuming) = (self.store.clone(), self.consuming.clone());
+        Readiness::new(move || {
+            let store = store.clone();
+            let is_consuming = *consuming.borrow();
+            async move {
+                let database = matches!(timeout(PING_TIMEOUT, store.ping()).await, Ok(Ok(())));
+                vec![Check::required("database", database), Check::required("broker", is_consuming)]
+            }
+        })
+    }
+
+    /// Takes on nothing more, lets what is under way end within the deadline, writes it down, and gives the rest up to
+    /// the other dispatchers. Says whether all ended in time.
+    pub async fn shut_down(self) -> bool {
+        let deadline = Instant::now() + self.drain_timeout;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let dispatcher_id = self.engine.dispatcher_id;
+        let clock = Arc::clone(&self.engine.clock);
+        self.stop.cancel();
+        let mut in_time = true;
+        for (name, task) in self.intake {
+            in_time &= join_within(name, task, left()).await;
+        }
+        self.engine.park_all().await;
+        while self.engine.under_way() > 0 && !left().is_zero() {
+            tokio::select! {
+                () = self.engine.room.notified() => {}
+                () = sleep(left().min(Duration::from_millis(100))) => {}
+            }
+        }
+        let unfinished = self.engine.under_way();
+        if unfinished > 0 {
+            warn!(unfinished, "requests are still under way; other dispatchers make them again");
+            in_time = false;
+        }
+        // The recorder ends when nobody holds the engine any more, which requests still under way do.
+        drop(self.engine);
+        in_time &= join_within("recorder", self.recorder, left().max(Duration::from_secs(2))).await;
+        let now = clock.now();
+        let released = async {
+            let batches = self.store.expire_batches(dispatcher_id, now).await?;
+            let deliveries = self.store.release_deliveries(dispatcher_id, now).await?;
+            Ok::<_, store::StoreError>((batches, deliveries))
+        };
+        match timeout(PING_TIMEOUT, released).await {
+            Ok(Ok((batches, deliveries))) => info!(batches, deliveries, "what was not finished is released"),
+            Ok(Err(error)) => warn!(%error, "what was not finished comes back when its leases run out"),
+            Err(_) => warn!("what was not finished comes back when its leases run out"),
+        }
+        self.done.cancel();
+        join_within("leases", self.leases, Duration::from_secs(2)).await;
+        join_within("consumer", self.consumer, Duration::from_secs(6)).await;
+        in_time
+    }
+}

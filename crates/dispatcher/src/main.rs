@@ -1,0 +1,70 @@
+//! The dispatcher's process.
+
+use std::process::ExitCode;
+
+use dispatcher::Dispatcher;
+use dispatcher::config::ProcessConfig;
+use service::{EXIT_CONFIGURATION, EXIT_SCHEMA, VERSION, health, shutdown, telemetry};
+use store::MigrationError;
+use tracing::{error, info};
+
+const HELP: &str = "Delivers webhooks. Configured by environment variables; see the table in the README.
+
+Usage: dispatcher            run
+       dispatcher health     ask the one that runs on this machine whether it is ready
+       dispatcher --version";
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        None => run().await,
+        Some("health") => check_health().await,
+        Some(other) => service::explain(other, "dispatcher", HELP),
+    }
+}
+
+async fn run() -> ExitCode {
+    service::install_crypto();
+    let config = match ProcessConfig::load() {
+        Ok(config) => config,
+        Err(error) => return service::refuse_to_start(&error, EXIT_CONFIGURATION),
+    };
+    if let Err(error) = telemetry::init(&config.log, config.log_format) {
+        return service::refuse_to_start(&error, EXIT_CONFIGURATION);
+    }
+    if let Err(error) = config.dispatcher.store.wait_for_schema().await {
+        let code = if matches!(error, MigrationError::Pending { .. }) { EXIT_SCHEMA } else { 1 };
+        return service::refuse_to_start(&error, code);
+    }
+    match serve(config).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            error!(error = format!("{error:#}"), "the dispatcher failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(config: ProcessConfig) -> anyhow::Result<bool> {
+    let stop = shutdown::on_signal()?;
+    let dispatcher = Dispatcher::start(config.dispatcher)?;
+    let (address, health) = health::serve(config.health_address, dispatcher.readiness())?;
+    let health_handle = health.handle();
+    let health = tokio::spawn(health);
+    info!(version = VERSION, health = %address, "dispatcher started");
+    stop.cancelled().await;
+    let in_time = dispatcher.shut_down().await;
+    health_handle.stop(false).await;
+    health.await??;
+    info!(in_time, "dispatcher stopped");
+    Ok(in_time)
+}
+
+async fn check_health() -> ExitCode {
+    match ProcessConfig::load() {
+        Ok(config) if health::is_ready(config.health_address).await => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => service::refuse_to_start(&error, EXIT_CONFIGURATION),
+    }
+}

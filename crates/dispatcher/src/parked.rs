@@ -1,0 +1,206 @@
+//! Takes on deliveries that have a row: those that are due, those that wait for their webhook's gate, and those of
+//! dispatchers that went silent.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use domain::{Backoff, WebhookId};
+use store::{ClaimedDelivery, Lease, Store, StoreError};
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::delivery::{Accepted, Delivery, Origin};
+use crate::engine::Engine;
+use crate::routing::Routing;
+
+/// Due deliveries in memory at a time. Their own, so that neither new events nor waiting deliveries starve them.
+pub(crate) const MAX_DUE: usize = 512;
+/// Deliveries in memory at a time that waited for their webhook's gate.
+pub(crate) const MAX_WAITING: usize = 512;
+/// Most deliveries taken on by one query.
+const MAX_CLAIM: usize = 256;
+/// Webhooks looked at in one round of the gates.
+const WEBHOOKS_PER_ROUND: usize = 500;
+/// Batches taken over in one round.
+const BATCHES_PER_ROUND: usize = 20;
+
+/// What the three tasks share.
+#[derive(Clone)]
+pub(crate) struct ParkedDeliveries {
+    pub(crate) store: Store,
+    pub(crate) routing: Arc<Routing>,
+    pub(crate) engine: Arc<Engine>,
+    /// How long a delivery is leased.
+    pub(crate) lease: Duration,
+    /// How long a batch is leased.
+    pub(crate) batch_lease: Duration,
+    pub(crate) poll_interval: Duration,
+    pub(crate) stop: CancellationToken,
+}
+
+impl ParkedDeliveries {
+    /// Takes on what is due, until told to stop.
+    pub(crate) async fn run_due(self) {
+        let permits = Arc::new(Semaphore::new(MAX_DUE));
+        let mut backoff = Backoff::default();
+        while !self.stop.is_cancelled() {
+            let room = permits.available_permits().min(MAX_CLAIM);
+            let claimed = match self.claim_due(room, &permits).await {
+                Ok(claimed) => {
+                    backoff.reset();
+                    claimed
+                }
+                Err(error) => {
+                    self.rest_after(&error, "due deliveries", &mut backoff).await;
+                    continue;
+                }
+            };
+            // A full claim means that more is due.
+            if claimed == 0 || claimed < room {
+                self.rest(self.poll_interval).await;
+            }
+        }
+    }
+
+    /// Takes on what waits for gates that have room, until told to stop.
+    pub(crate) async fn run_waiting(self) {
+        let permits = Arc::new(Semaphore::new(MAX_WAITING));
+        let mut backoff = Backoff::default();
+        let mut after = None;
+        while !self.stop.is_cancelled() {
+            match self.claim_waiting(after, &permits).await {
+                Ok((next, claimed)) => {
+                    backoff.reset();
+                    after = next;
+                    if claimed == 0 && after.is_none() {
+                        self.rest(self.poll_interval).await;
+                    }
+                }
+                Err(error) => self.rest_after(&error, "waiting deliveries", &mut backoff).await,
+            }
+        }
+    }
+
+    /// Takes over batches whose dispatcher went silent, until told to stop.
+    pub(crate) async fn run_take_over(self) {
+        let mut backoff = Backoff::default();
+        while !self.stop.is_cancelled() {
+            match self.take_over_batches().await {
+                Ok(()) => {
+                    backoff.reset();
+                    self.rest(self.batch_lease / 10).await;
+                }
+                Err(error) => self.rest_after(&error, "open batches", &mut backoff).await,
+            }
+        }
+    }
+
+    async fn claim_due(&self, room: usize, permits: &Arc<Semaphore>) -> Result<usize, StoreError> {
+        if room == 0 {
+            return Ok(0);
+        }
+        let now = self.engine.clock.now();
+        let lease = self.lease_from(now);
+        let claimed = self.store.claim_due(now, room, lease).await?;
+        self.take_on(claimed, lease, permits).await
+    }
+
+    async fn claim_waiting(
+        &self,
+        after: Option<WebhookId>,
+        permits: &Arc<Semaphore>,
+    ) -> Result<(Option<WebhookId>, usize), StoreError> {
+        let webhooks = self.store.waiting_webhooks(after, WEBHOOKS_PER_ROUND).await?;
+        let next = webhooks.last().copied().filter(|_| webhooks.len() == WEBHOOKS_PER_ROUND);
+        // Shared out evenly, so that one webhook's backlog does not take all there is.
+        let share = permits.available_permits().min(MAX_CLAIM).div_ceil(webhooks.len().max(1));
+        let mut left = permits.available_permits().min(MAX_CLAIM);
+        let mut rooms = Vec::new();
+        for webhook in webhooks {
+            let room = self.engine.room_for(webhook).min(share).min(left);
+            if room > 0 {
+                left -= room;
+                rooms.push((webhook, room));
+            }
+        }
+        if rooms.is_empty() {
+            return Ok((next, 0));
+        }
+        let lease = self.lease_from(self.engine.clock.now());
+        let claimed = self.store.claim_waiting(&rooms, lease).await?;
+        Ok((next, self.take_on(claimed, lease, permits).await?))
+    }
+
+    async fn take_on(
+        &self,
+        claimed: Vec<ClaimedDelivery>,
+        lease: Lease,
+        permits: &Arc<Semaphore>,
+    ) -> Result<usize, StoreError> {
+        let tenants: HashSet<_> = claimed.iter().map(|delivery| delivery.tenant_id).collect();
+        self.routing.refresh_now(tenants).await?;
+        let count = claimed.len();
+        let mut deliveries = Vec::with_capacity(count);
+        for claimed in claimed {
+            let Some(target) = self.routing.active(claimed.tenant_id, claimed.webhook_id) else {
+                self.engine.cancel(&claimed).await;
+                continue;
+            };
+            // There is one for each: no more was claimed than there were permits, and nobody else takes any.
+            let Ok(permit) = Arc::clone(permits).acquire_owned().await else { break };
+            let event = claimed.event;
+            deliveries.push(Delivery {
+                target,
+                accepted: Arc::new(Accepted { event: event.event, at: event.accepted_at, day: event.day }),
+                attempts: claimed.attempts,
+                origin: Origin::Row { leased_until: lease.until, _permit: permit },
+            });
+        }
+        self.engine.submit(deliveries).await;
+        Ok(count)
+    }
+
+    async fn take_over_batches(&self) -> Result<(), StoreError> {
+        for _ in 0..BATCHES_PER_ROUND {
+            let now = self.engine.clock.now();
+            let lease = Lease { holder: self.engine.dispatcher_id, until: now + self.batch_lease };
+            let Some(batch) = self.store.take_over_batch(now, lease).await? else { return Ok(()) };
+            let tenants = batch.events.iter().map(|stored| stored.event.tenant_id).collect();
+            self.routing.refresh_now(tenants).await?;
+            let mut deliveries = Vec::new();
+            for stored in &batch.events {
+                let matching = self.routing.matching(&stored.event);
+                deliveries.extend(matching.into_iter().map(|target| (target.webhook.id, stored)));
+            }
+            let resumed = self.store.resume_batch(batch.id, lease.holder, &deliveries, now).await?;
+            info!(
+                batch = batch.id,
+                events = batch.events.len(),
+                deliveries = resumed,
+                "a batch was taken over from a dispatcher that went silent"
+            );
+        }
+        Ok(())
+    }
+
+    fn lease_from(&self, now: DateTime<Utc>) -> Lease {
+        Lease { holder: self.engine.dispatcher_id, until: now + self.lease }
+    }
+
+    async fn rest_after(&self, error: &StoreError, what: &str, backoff: &mut Backoff) {
+        let wait = backoff.next(rand::random());
+        warn!(%error, wait_ms = wait.as_millis(), "{what} wait for the database");
+        self.rest(wait).await;
+    }
+
+    async fn rest(&self, time: Duration) {
+        tokio::select! {
+            () = sleep(time) => {}
+            () = self.stop.cancelled() => {}
+        }
+    }
+}

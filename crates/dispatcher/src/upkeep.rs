@@ -1,0 +1,86 @@
+//! What has to be done now and then: leases renewed, overlong waits ended, partitions made and dropped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use store::{Lease, Store};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::engine::Engine;
+use crate::recorder::OpenBatches;
+
+/// How often deliveries that wait in memory are looked at.
+const PARK_INTERVAL: Duration = Duration::from_millis(100);
+/// How often partitions are looked at.
+const PARTITION_INTERVAL: Duration = Duration::from_secs(3600);
+/// How soon again after that failed.
+const PARTITION_RETRY: Duration = Duration::from_secs(30);
+/// Partitions made ahead.
+const DAYS_AHEAD: u32 = 7;
+
+/// Parks what has waited in memory for too long.
+pub(crate) async fn park_overdue(engine: Arc<Engine>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        engine.park_overdue().await;
+        rest(PARK_INTERVAL, &stop).await;
+    }
+}
+
+/// Keeps the leases of batches that stay open for long, which they do while the database is away.
+pub(crate) async fn renew_leases(
+    store: Store,
+    engine: Arc<Engine>,
+    open_batches: Arc<OpenBatches>,
+    lease: Duration,
+    end: CancellationToken,
+) {
+    while !end.is_cancelled() {
+        rest(lease / 6, &end).await;
+        let old = Instant::now().checked_sub(lease / 6).map(|since| open_batches.older_than(since));
+        let batches = old.unwrap_or_default();
+        if batches.is_empty() {
+            continue;
+        }
+        let until = engine.clock.now() + lease;
+        if let Err(error) = store.renew_batches(&batches, Lease { holder: engine.dispatcher_id, until }).await {
+            warn!(%error, batches = batches.len(), "leases could not be renewed");
+        }
+    }
+}
+
+/// Makes partitions ahead of their days and drops those past retention.
+pub(crate) async fn maintain_partitions(
+    store: Store,
+    engine: Arc<Engine>,
+    retention_days: u32,
+    stop: CancellationToken,
+) {
+    while !stop.is_cancelled() {
+        let today = engine.clock.now().date_naive();
+        let wait = match store.maintain_partitions(today, DAYS_AHEAD, retention_days).await {
+            Ok(report) => {
+                if report.created + report.dropped > 0 {
+                    info!(created = report.created, dropped = report.dropped, "partitions maintained");
+                }
+                if report.default_in_use {
+                    warn!("rows are in a default partition: a day's partition was missing");
+                }
+                PARTITION_INTERVAL
+            }
+            Err(error) => {
+                warn!(%error, "partitions could not be maintained");
+                PARTITION_RETRY
+            }
+        };
+        rest(wait, &stop).await;
+    }
+}
+
+async fn rest(time: Duration, stop: &CancellationToken) {
+    tokio::select! {
+        () = sleep(time) => {}
+        () = stop.cancelled() => {}
+    }
+}

@@ -1,0 +1,49 @@
+//! The command line of operators and developers.
+
+mod api;
+mod history;
+mod listen;
+mod migrate;
+mod publish;
+mod style;
+mod token;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Postrider: webhooks that never get lost.
+///
+/// `migrate` is for operators. The others are for developers who integrate: mint a token, listen for deliveries on this
+/// machine, publish an event, see what became of it. Each command explains itself with --help.
+#[derive(Parser)]
+#[command(name = "postrider", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Migrate(migrate::Args),
+    Token(token::Args),
+    Publish(publish::Args),
+    Listen(listen::Args),
+    History(history::Args),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    service::install_crypto();
+    let result = match Cli::parse().command {
+        Command::Migrate(args) => migrate::run(&args).await,
+        Command::Token(args) => token::run(&args),
+        Command::Publish(args) => publish::run(&args).await,
+        Command::Listen(args) => listen::run(args).await,
+        Command::History(args) => history::run(&args).await,
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => service::refuse_to_start(&format!("{} {error:#}", style::red("error:")), 1),
+    }
+}
