@@ -9,6 +9,7 @@ use actix_web::dev::Payload;
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{FromRequest, HttpRequest, web};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 
 use crate::error::{ApiError, Code};
 
@@ -61,6 +62,12 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     })?;
     json.end().map_err(|error| ApiError::field("body", error.to_string()))?;
     Ok(value)
+}
+
+/// Tells a field that is null from one that is absent: with `#[serde(default, deserialize_with = "present")]`, absent is
+/// `None` and null is `Some`.
+pub(crate) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 /// A query string of the given shape.

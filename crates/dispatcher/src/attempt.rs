@@ -54,6 +54,11 @@ impl Sender {
         Ok(Self { client, policy, deadline })
     }
 
+    /// The longest an attempt takes.
+    pub(crate) fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
     /// Sends an event to a webhook. One deadline covers looking up, connecting, TLS, sending and the whole answer.
     pub(crate) async fn send(&self, target: &Target, accepted: &Accepted, now: DateTime<Utc>) -> Attempted {
         let began = Instant::now();

@@ -36,6 +36,11 @@ const MAX_IN_FLIGHT: Setting = Setting::optional::<Count<1, 100_000>>(
     "10000",
     "requests one dispatcher has under way in all, slow ones included",
 );
+const LEASE_MS: Setting = Setting::optional::<Milliseconds>(
+    "lease_ms",
+    "30000",
+    "how long a dispatcher that went silent keeps what it has taken on, in milliseconds",
+);
 const PREFETCH: Setting = Setting::optional::<Count<1, 10_000>>(
     "prefetch",
     "256",
@@ -53,7 +58,7 @@ const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<2, 100>>(
 );
 
 /// Every setting of the dispatcher.
-pub const SETTINGS: [Setting; 16] = [
+pub const SETTINGS: [Setting; 17] = [
     values::DATABASE_URL,
     values::AMQP_URL,
     values::AMQP_PREFIX,
@@ -67,6 +72,7 @@ pub const SETTINGS: [Setting; 16] = [
     DELIVERY_TIMEOUT_MS,
     WEBHOOK_CONCURRENCY,
     MAX_IN_FLIGHT,
+    LEASE_MS,
     PREFETCH,
     RETENTION_DAYS,
     DATABASE_CONNECTIONS,
@@ -95,7 +101,7 @@ pub struct Config {
     pub prefetch: u16,
     /// How often due and waiting deliveries are looked for.
     pub poll_interval: Duration,
-    /// How long a silent dispatcher keeps what it has taken.
+    /// How long a dispatcher that went silent keeps what it has taken on; a delivery under way, its deadline longer.
     pub lease: Duration,
     /// Days that events and history are kept.
     pub retention_days: u32,
@@ -154,6 +160,7 @@ impl ProcessConfig {
             delivery_timeout: settings.get::<Milliseconds>(&DELIVERY_TIMEOUT_MS)?.0,
             webhook_concurrency: settings.get::<Count<1, 1000>>(&WEBHOOK_CONCURRENCY)?.0 as usize,
             max_in_flight: settings.get::<Count<1, 100_000>>(&MAX_IN_FLIGHT)?.0 as usize,
+            lease: settings.get::<Milliseconds>(&LEASE_MS)?.0,
             prefetch: u16::try_from(settings.get::<Count<1, 10_000>>(&PREFETCH)?.0).unwrap_or(u16::MAX),
             retention_days: settings.get::<Count<1, 3650>>(&RETENTION_DAYS)?.0,
             drain_timeout: settings.get::<Milliseconds>(&values::DRAIN_TIMEOUT_MS)?.0,

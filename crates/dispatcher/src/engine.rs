@@ -170,7 +170,7 @@ impl Engine {
         let mut place = Place { engine: &self, webhook: delivery.target.webhook.id, is_slow: false };
         let now = self.clock.now();
         if let Origin::Row { leased_until, .. } = delivery.origin
-            && leased_until < now + self.lease / 2
+            && leased_until < now + self.sender.deadline()
         {
             // It has waited here for so long that another dispatcher may take it before the attempt ends.
             debug!("a lease is too old to start an attempt under");
@@ -218,6 +218,7 @@ impl Engine {
         let next = self.schedule.next(attempt, outcome, ended_at, attempted.retry_after, rand::random());
         let key = delivery.key();
         let tenant_id = delivery.target.webhook.tenant_id;
+        debug!(webhook = %key.webhook_id, event = %key.event_id, attempt, ?outcome, ?next, "attempted");
         let record = AttemptRecord {
             key: key.clone(),
             tenant_id,

@@ -85,6 +85,7 @@ impl HandOver {
             message_of.extend(std::iter::repeat_n(index, message.events.len()));
             events.append(&mut message.events);
         }
+        debug!(messages = messages.len(), events = events.len(), "taking over");
         let from_gateway = |place: usize| messages[message_of[place]].from_gateway;
         let (verdicts, batches) = self.store_events(&events, from_gateway).await;
 
@@ -204,6 +205,7 @@ impl HandOver {
                 deliveries.push(Delivery { target, accepted, attempts: 0, origin: Origin::Batch(batch) });
             }
         }
+        debug!(batch, deliveries = deliveries.len(), "a batch is routed");
         self.open_batches.open(batch, deliveries.len().max(1));
         if deliveries.is_empty() {
             self.engine.note(Note { attempt: None, state: State::Done, batch: Some(batch) }).await;

@@ -39,8 +39,6 @@ use crate::routing::Routing;
 
 /// Notes that wait to be written down. When it is full, attempts wait with what they have to say.
 const NOTE_QUEUE: usize = 4096;
-/// How much longer a delivery is leased than its attempt may take.
-const LEASE_MARGIN: Duration = Duration::from_secs(30);
 /// How long a readiness check waits for the database.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -66,7 +64,7 @@ impl Dispatcher {
         let (stop, done) = (CancellationToken::new(), CancellationToken::new());
         let (notes, notes_received) = mpsc::channel(NOTE_QUEUE);
         let open_batches = Arc::new(OpenBatches::default());
-        let lease = config.delivery_timeout + LEASE_MARGIN;
+        let lease = config.delivery_timeout + config.lease;
         let engine = Engine::new(EngineConfig {
             dispatcher_id: Uuid::now_v7(),
             clock: Arc::clone(&config.clock),
@@ -123,7 +121,8 @@ impl Dispatcher {
         ];
         let leases = upkeep::renew_leases(
             config.store.clone(),
-            Arc::clone(&engine),
+            engine.dispatcher_id,
+            Arc::clone(&engine.clock),
             open_batches,
             config.lease,
             done.clone(),

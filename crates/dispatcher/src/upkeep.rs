@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::Clock;
 use store::{Lease, Store};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use crate::engine::Engine;
 use crate::recorder::OpenBatches;
@@ -29,9 +31,12 @@ pub(crate) async fn park_overdue(engine: Arc<Engine>, stop: CancellationToken) {
 }
 
 /// Keeps the leases of batches that stay open for long, which they do while the database is away.
+///
+/// Holds no engine: it outlives it, until the last result is written down.
 pub(crate) async fn renew_leases(
     store: Store,
-    engine: Arc<Engine>,
+    holder: Uuid,
+    clock: Arc<dyn Clock>,
     open_batches: Arc<OpenBatches>,
     lease: Duration,
     end: CancellationToken,
@@ -43,8 +48,8 @@ pub(crate) async fn renew_leases(
         if batches.is_empty() {
             continue;
         }
-        let until = engine.clock.now() + lease;
-        if let Err(error) = store.renew_batches(&batches, Lease { holder: engine.dispatcher_id, until }).await {
+        let until = clock.now() + lease;
+        if let Err(error) = store.renew_batches(&batches, Lease { holder, until }).await {
             warn!(%error, batches = batches.len(), "leases could not be renewed");
         }
     }

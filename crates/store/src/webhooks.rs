@@ -69,10 +69,13 @@ impl From<tokio_postgres::Error> for CreateError {
     }
 }
 
-// Locks the tenant's row: creations of one tenant wait for each other, so that the limit holds exactly.
+// Creations of one tenant wait for each other here, so that the limit holds exactly. The webhooks are counted by a
+// statement of its own: this one would count those of before the wait.
 const LOCK_TENANT: &str = "-- lock_tenant
-SELECT p.max_webhooks, (SELECT count(*) FROM webhooks WHERE tenant_id = $1)
-FROM tenants t JOIN plans p ON p.name = t.plan WHERE t.id = $1 FOR UPDATE OF t";
+SELECT p.max_webhooks FROM tenants t JOIN plans p ON p.name = t.plan WHERE t.id = $1 FOR UPDATE OF t";
+
+const COUNT_WEBHOOKS: &str = "-- count_webhooks
+SELECT count(*) FROM webhooks WHERE tenant_id = $1";
 
 const BUMP_VERSION: &str = "-- bump_webhooks_version
 UPDATE tenants SET webhooks_version = webhooks_version + 1 WHERE id = $1";
@@ -140,7 +143,9 @@ impl Store {
         else {
             return Err(CreateError::UnknownTenant);
         };
-        let (max, count): (i32, i64) = (limit.get(0), limit.get(1));
+        let max: i32 = limit.get(0);
+        let statement = transaction.prepare_cached(COUNT_WEBHOOKS).await?;
+        let count: i64 = transaction.query_one(&statement, &[&tenant.0]).await?.get(0);
         if count >= i64::from(max) {
             return Err(CreateError::LimitReached { max });
         }
@@ -207,7 +212,7 @@ impl Store {
         now: DateTime<Utc>,
     ) -> Result<Option<Webhook>, CreateError> {
         let mut client = self.connection().await?;
-        let transaction = client.transaction().await.map_err(StoreError::from)?;
+        let transaction = client.transaction().await?;
         let statement = transaction.prepare_cached(GET_WEBHOOK_FOR_UPDATE).await?;
         let Some(row) = transaction.query_opt(&statement, &[&tenant.0, &id.0]).await? else {
             return Ok(None);

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::auth::Authenticated;
-use crate::body::{FieldErrors, JsonBody};
+use crate::body::{FieldErrors, JsonBody, present};
 use crate::envelope::{Failure, Success, success};
 use crate::error::ApiError;
 use crate::state::State;
@@ -23,6 +23,7 @@ pub(crate) struct PublishEvent {
     #[schema(required = true, value_type = String)]
     event_type: Option<String>,
     /// Any JSON, delivered byte for byte as given: at most 256 KiB, nested at most 64 deep.
+    #[serde(default, deserialize_with = "present")]
     #[schema(required = true, value_type = serde_json::Value)]
     data: Option<Box<RawValue>>,
     /// Unique within the tenant: a repeat is delivered once. At most 128 bytes, no dot. Made up when absent.

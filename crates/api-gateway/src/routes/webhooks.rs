@@ -5,13 +5,13 @@ use domain::{
     EventPattern, Invalid, MAX_EVENTS_PER_WEBHOOK, MAX_SESSIONS_PER_WEBHOOK, Scope, SecretBytes, SessionId, Webhook,
     WebhookId, WebhookUrl,
 };
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use signing::Secret;
 use store::{EventTypeRow, NewWebhook, WebhookChange};
 use utoipa::ToSchema;
 
 use crate::auth::Authenticated;
-use crate::body::{FieldErrors, JsonBody};
+use crate::body::{FieldErrors, JsonBody, present};
 use crate::catalogue::Catalogue;
 use crate::envelope::{Failure, Success, success};
 use crate::error::ApiError;
@@ -103,11 +103,6 @@ pub(crate) struct ChangeWebhook {
     session_ids: Option<Option<Vec<String>>>,
     /// False cancels what waits to be delivered; true also ends a switch-off by Postrider.
     is_active: Option<bool>,
-}
-
-/// Tells a field that is null from one that is absent.
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
 }
 
 /// List webhooks

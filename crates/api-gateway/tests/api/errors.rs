@@ -1,0 +1,98 @@
+use reqwest::Method;
+use serde_json::json;
+
+use crate::helpers::{TestApi, send};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_json_is_a_clear_400_in_the_envelope() {
+    let api = TestApi::start().await;
+    let deep = format!(r#"{{"type":"message.sent","data":{}1{}}}"#, "[".repeat(65), "]".repeat(65));
+    let very_deep = format!(r#"{{"type":"message.sent","data":{}"#, "[".repeat(200_000));
+    let bodies: Vec<Vec<u8>> = vec![
+        b"".to_vec(),
+        b"{".to_vec(),
+        b"[]".to_vec(),
+        b"17".to_vec(),
+        b"null".to_vec(),
+        b"\xff\xfe".to_vec(),
+        b"{\"type\":\"message.sent\",\"data\":\"\xff\"}".to_vec(),
+        br#"{"type":"message.sent","data":1} trailing"#.to_vec(),
+        br#"{"type":"message.sent","type":"message.sent","data":1}"#.to_vec(),
+        br#"{"type":"message.sent"}"#.to_vec(),
+        br#"{"type":"message.sent","data":1,"id":"a\u0000b"}"#.to_vec(),
+        br#"{"type":"message.sent","data":1,"id":"\ud800"}"#.to_vec(),
+        br#"{"type":"message.sent","data":1,"id":""}"#.to_vec(),
+        br#"{"type":"message.sent","data":1,"occurredAt":"yesterday"}"#.to_vec(),
+        br#"{"type":"message.*","data":1}"#.to_vec(),
+        br#"{"type":"*","data":1}"#.to_vec(),
+        format!(r#"{{"type":"{}","data":1}}"#, "x".repeat(256)).into_bytes(),
+        format!(r#"{{"type":"message.sent","data":1,"id":"{}"}}"#, "x".repeat(129)).into_bytes(),
+        deep.into_bytes(),
+        very_deep.into_bytes(),
+    ];
+    for body in bodies {
+        let shown = String::from_utf8_lossy(&body[..body.len().min(60)]).into_owned();
+        let request = api.request(Method::POST, "/api/events").bearer_auth(&api.token);
+        let answer = send(request.header("content-type", "application/json").body(body)).await;
+        assert_eq!((answer.status, answer.code()), (400, "VALIDATION_ERROR"), "{shown}");
+        assert!(!answer.body["errors"].as_object().unwrap().is_empty(), "{shown}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_content_type_is_415_and_a_body_over_the_limit_is_413() {
+    let api = TestApi::start().await;
+    let request = || api.request(Method::POST, "/api/events").bearer_auth(&api.token);
+    let form = send(request().header("content-type", "application/x-www-form-urlencoded").body("a=b")).await;
+    assert_eq!((form.status, form.code()), (415, "UNSUPPORTED_MEDIA_TYPE"));
+    let charset = request().header("content-type", "application/json; charset=utf-8");
+    assert_eq!(send(charset.body(r#"{"type":"message.sent","data":1}"#)).await.status, 202);
+    let body = format!(r#"{{"type":"message.sent","data":"{}"}}"#, "x".repeat(300 * 1024));
+    let large = api.post("/api/events", &body).await;
+    assert_eq!((large.status, large.code()), (413, "PAYLOAD_TOO_LARGE"));
+    let body = format!(r#"{{"type":"message.sent","data":"{}"}}"#, "x".repeat(domain::MAX_DATA_BYTES));
+    let over = api.post("/api/events", &body).await;
+    assert_eq!((over.status, over.code()), (400, "VALIDATION_ERROR"), "within the body's limit, over that of data");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_paths_and_methods_are_answered_in_the_envelope() {
+    let api = TestApi::start().await;
+    let answer = send(api.request(Method::GET, "/api/nothing")).await;
+    assert_eq!((answer.status, answer.code()), (404, "NOT_FOUND"));
+    for (method, path, allow) in [
+        (Method::PUT, "/api/webhooks", "GET, POST"),
+        (Method::POST, "/api/webhooks/events", "GET"),
+        (Method::GET, "/api/events", "POST"),
+        (Method::POST, "/api/webhooks/018f0000-0000-7000-8000-000000000000", "GET, PATCH, DELETE"),
+    ] {
+        let answer = send(api.request(method.clone(), path)).await;
+        assert_eq!((answer.status, answer.code()), (405, "METHOD_NOT_ALLOWED"), "{method} {path}");
+        assert_eq!(answer.header("allow"), allow);
+        assert_eq!(answer.body["success"], json!(false));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_carries_a_request_id_the_clients_own_where_it_sent_one() {
+    let api = TestApi::start().await;
+    let request = || api.request(Method::GET, "/api/webhooks/events");
+    assert!(!send(request()).await.header("x-request-id").is_empty());
+    let named = send(request().header("x-request-id", "my-request-1")).await;
+    assert_eq!(named.header("x-request-id"), "my-request-1");
+    let hostile = send(request().header("x-request-id", "x".repeat(1000))).await;
+    assert!(hostile.header("x-request-id").len() < 100);
+    let failed = send(api.request(Method::GET, "/api/webhooks").header("x-request-id", "my-request-2")).await;
+    assert_eq!((failed.status, failed.header("x-request-id")), (401, "my-request-2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_database_webhooks_are_503_and_say_when_to_come_back() {
+    let nowhere = store::Store::new("postgres://nobody@127.0.0.1:1/none", 1).unwrap();
+    let api = TestApi::start_with(|config| config.store = nowhere).await;
+    let answer = api.get("/api/webhooks").await;
+    assert_eq!((answer.status, answer.code()), (503, "SERVICE_UNAVAILABLE"));
+    assert_eq!(answer.header("retry-after"), "2");
+    let text = answer.body.to_string();
+    assert!(!text.contains("127.0.0.1") && !text.contains("postgres"), "nothing of the inside is told: {text}");
+}

@@ -1,0 +1,140 @@
+use std::time::Duration;
+
+use api_gateway::{Config, Gateway};
+use chrono::{TimeDelta, Utc};
+use domain::TenantId;
+use reqwest::{Client, Method, RequestBuilder};
+use serde_json::Value;
+use service::access_token::{Caller, mint};
+use test_support::{JWT_AUDIENCE, JWT_ISSUER, JWT_SECRET, TestBroker, TestDatabase, eventually, local_url_policy};
+use uuid::Uuid;
+
+pub(crate) const ALL_SCOPES: &str = "webhooks:read webhooks:write events:publish";
+
+/// A gateway of one test's own.
+pub(crate) struct TestApi {
+    pub(crate) database: TestDatabase,
+    pub(crate) broker: TestBroker,
+    pub(crate) tenant: TenantId,
+    pub(crate) token: String,
+    url: String,
+    client: Client,
+    _gateway: Gateway,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    pub(crate) fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or_default()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub(crate) fn id(&self) -> String {
+        self.body["data"]["id"].as_str().unwrap().to_owned()
+    }
+}
+
+impl TestApi {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_| ()).await
+    }
+
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        service::install_crypto();
+        let database = TestDatabase::create().await;
+        let broker = TestBroker::create();
+        let mut config = Config {
+            http_address: "127.0.0.1:0".parse().unwrap(),
+            store: database.store.clone(),
+            broker: broker.config.clone(),
+            publish_timeout: Duration::from_secs(20),
+            jwt_secret: JWT_SECRET.parse().unwrap(),
+            jwt_issuer: JWT_ISSUER.to_owned(),
+            jwt_audience: JWT_AUDIENCE.to_owned(),
+            tenant_auto_create: true,
+            url_policy: local_url_policy(),
+            drain_timeout: Duration::from_secs(5),
+        };
+        change(&mut config);
+        let gateway = Gateway::start(config).unwrap();
+        let tenant = TenantId(Uuid::now_v7());
+        Self {
+            url: format!("http://{}", gateway.address()),
+            token: token(tenant, ALL_SCOPES),
+            tenant,
+            database,
+            broker,
+            client: Client::new(),
+            _gateway: gateway,
+        }
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.url))
+    }
+
+    pub(crate) async fn call_as(&self, token: &str, method: Method, path: &str, body: Option<&str>) -> Answer {
+        let mut request = self.request(method, path).bearer_auth(token);
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body.to_owned());
+        }
+        send(request).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.call_as(&self.token, Method::GET, path, None).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &str) -> Answer {
+        self.call_as(&self.token, Method::POST, path, Some(body)).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, body: &str) -> Answer {
+        self.call_as(&self.token, Method::PATCH, path, Some(body)).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.call_as(&self.token, Method::DELETE, path, None).await
+    }
+
+    /// Creates a webhook and gives its id.
+    pub(crate) async fn create_webhook(&self, url: &str) -> String {
+        let body = format!(r#"{{"url":"{url}","events":["message.received"],"secret":"your-signing-secret"}}"#);
+        let created = self.post("/api/webhooks", &body).await;
+        assert_eq!(created.status, 201, "{created:?}");
+        created.id()
+    }
+
+    pub(crate) async fn wait_until_ready(&self) {
+        eventually("readiness", async || {
+            let answer = send(self.request(Method::GET, "/health/ready")).await;
+            (answer.status == 200).then_some(())
+        })
+        .await;
+    }
+}
+
+pub(crate) async fn send(request: RequestBuilder) -> Answer {
+    let response = request.send().await.unwrap();
+    let status = response.status().as_u16();
+    let headers = response.headers().clone();
+    let text = response.text().await.unwrap();
+    let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+    Answer { status, headers, body }
+}
+
+pub(crate) fn token(tenant: TenantId, scopes: &str) -> String {
+    let caller = Caller { subject: "tester".to_owned(), tenant_id: tenant, scopes: scopes.parse().unwrap() };
+    let now = Utc::now();
+    mint(&JWT_SECRET.parse().unwrap(), JWT_ISSUER, JWT_AUDIENCE, &caller, now, now + TimeDelta::hours(1))
+}

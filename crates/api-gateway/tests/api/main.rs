@@ -1,0 +1,12 @@
+//! Black-box tests of the REST API, on a real database and a real broker.
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
+mod auth;
+mod contract;
+mod docs;
+mod errors;
+mod helpers;
+mod history;
+mod process;
+mod publishing;
+mod webhooks;

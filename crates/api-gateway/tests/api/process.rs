@@ -1,0 +1,50 @@
+//! The real binary.
+
+use std::process::Command;
+
+use test_support::{JWT_SECRET, TestDatabase, check_configuration_table};
+
+fn gateway() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_api-gateway"));
+    command.env_clear();
+    command
+}
+
+#[test]
+fn the_readme_lists_the_gateways_settings() {
+    check_configuration_table("gateway", &api_gateway::config::SETTINGS);
+}
+
+#[test]
+fn without_configuration_it_exits_2_and_names_everything_that_is_missing() {
+    let output = gateway().env("POSTRIDER_JWT_SECRET", "short").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let report = String::from_utf8(output.stderr).unwrap();
+    for variable in ["DATABASE_URL", "AMQP_URL", "JWT_SECRET", "JWT_ISSUER", "JWT_AUDIENCE"] {
+        assert!(report.contains(&format!("POSTRIDER_{variable}")), "{variable} in: {report}");
+    }
+    assert!(!report.contains("short"), "a secret is not repeated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_migrations_pending_it_exits_3_and_says_what_to_do() {
+    let database = TestDatabase::create_empty().await;
+    let output = gateway()
+        .env("POSTRIDER_DATABASE_URL", database.url())
+        .env("POSTRIDER_AMQP_URL", "amqp://127.0.0.1:1/%2f")
+        .env("POSTRIDER_JWT_SECRET", JWT_SECRET)
+        .env("POSTRIDER_JWT_ISSUER", "i")
+        .env("POSTRIDER_JWT_AUDIENCE", "a")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("postrider migrate"));
+}
+
+#[test]
+fn it_tells_its_version_and_how_it_is_used() {
+    let output = gateway().arg("--version").output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("api-gateway {}\n", service::VERSION));
+    assert!(gateway().arg("--help").output().unwrap().status.success());
+    assert_eq!(gateway().arg("--nonsense").output().unwrap().status.code(), Some(2));
+}

@@ -1,0 +1,123 @@
+use std::time::Duration;
+
+use lapin::options::{BasicAckOptions, BasicGetOptions};
+use lapin::types::FieldTable;
+use serde_json::{Value, json};
+use test_support::eventually;
+
+use crate::helpers::TestApi;
+
+/// The events in the next message of the dispatch queue.
+async fn next_message(api: &TestApi) -> Vec<Value> {
+    let (_connection, channel) = api.broker.channel().await;
+    let queue = api.broker.topology.dispatch_queue();
+    eventually("a message", async || {
+        let message = channel.basic_get(queue.clone().into(), BasicGetOptions::default()).await.unwrap()?;
+        assert_eq!(message.properties.delivery_mode(), &Some(2), "persistent");
+        assert_eq!(message.exchange.as_str(), api.broker.topology.ingest_exchange());
+        message.ack(BasicAckOptions::default()).await.unwrap();
+        Some(serde_json::from_slice(&message.data).unwrap())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_202_means_that_the_event_is_in_the_queue_as_it_was_given() {
+    let api = TestApi::start().await;
+    let body = r#"{"type":"message.sent","data":{ "n": 1.0, "b":[1e2 ] },"id":"order 1","sessionId":"s1",
+        "occurredAt":"2026-05-30T12:00:00.5+02:00"}"#;
+    let answer = api.post("/api/events", body).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    assert_eq!(answer.body, json!({"success": true, "data": {"id": "order 1"}}));
+    let events = next_message(&api).await;
+    assert_eq!(
+        events,
+        [json!({
+            "id": "order 1",
+            "tenantId": api.tenant.to_string(),
+            "type": "message.sent",
+            "occurredAt": "2026-05-30T10:00:00.500Z",
+            "data": {"n": 1.0, "b": [1e2]},
+            "sessionId": "s1",
+        })]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_without_id_gets_one_and_without_time_happens_now() {
+    let api = TestApi::start().await;
+    let answer = api.post("/api/events", r#"{"type":"message.sent","data":null}"#).await;
+    let id = answer.id();
+    assert!(id.starts_with("evt_") && !id.contains('.'), "{id}");
+    let event = next_message(&api).await.remove(0);
+    assert_eq!(event["id"], json!(id));
+    assert_eq!(event["data"], json!(null));
+    let occurred_at: chrono::DateTime<chrono::Utc> = event["occurredAt"].as_str().unwrap().parse().unwrap();
+    assert!((chrono::Utc::now() - occurred_at).num_seconds() < 60);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_published_at_once_all_arrive_and_travel_together() {
+    let api = std::sync::Arc::new(TestApi::start().await);
+    api.wait_until_ready().await;
+    let calls: Vec<_> = (0..200)
+        .map(|number| {
+            let api = std::sync::Arc::clone(&api);
+            let body = format!(r#"{{"type":"message.sent","data":{number},"id":"e{number}"}}"#);
+            tokio::spawn(async move { api.post("/api/events", &body).await.status })
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.unwrap(), 202);
+    }
+    let mut ids = std::collections::BTreeSet::new();
+    let mut messages = 0;
+    while ids.len() < 200 {
+        messages += 1;
+        ids.extend(next_message(&api).await.into_iter().map(|event| event["id"].to_string()));
+    }
+    assert!(messages < 200, "{messages} messages for 200 events");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unbound_queue_is_503_then_the_binding_is_restored() {
+    let api = TestApi::start().await;
+    let event = r#"{"type":"message.sent","data":1}"#;
+    assert_eq!(api.post("/api/events", event).await.status, 202);
+    let (_connection, channel) = api.broker.channel().await;
+    let queue = api.broker.topology.dispatch_queue();
+    let exchange = api.broker.topology.ingest_exchange();
+    channel.queue_unbind(queue.into(), exchange.into(), "event".into(), FieldTable::default()).await.unwrap();
+    let answer = api.post("/api/events", event).await;
+    assert_eq!((answer.status, answer.code()), (503, "SERVICE_UNAVAILABLE"));
+    assert_eq!(answer.header("retry-after"), "2");
+    assert_eq!(api.post("/api/events", event).await.status, 202, "restored by itself");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_broker_publishing_is_503_within_the_timeout() {
+    let topology = broker::Topology::new("nowhere");
+    let nowhere = broker::BrokerConfig::new("amqp://127.0.0.1:1/%2f", topology, "test").unwrap();
+    let api = TestApi::start_with(|config| {
+        config.broker = nowhere;
+        config.publish_timeout = Duration::from_millis(300);
+    })
+    .await;
+    let began = std::time::Instant::now();
+    let answer = api.post("/api/events", r#"{"type":"message.sent","data":1}"#).await;
+    assert_eq!((answer.status, answer.code()), (503, "SERVICE_UNAVAILABLE"));
+    assert!(began.elapsed() < Duration::from_secs(5));
+    let ready = crate::helpers::send(api.request(reqwest::Method::GET, "/health/ready")).await;
+    assert_eq!(ready.status, 503);
+    let live = crate::helpers::send(api.request(reqwest::Method::GET, "/health/live")).await;
+    assert_eq!(live.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_database_events_are_accepted_all_the_same() {
+    let nowhere = store::Store::new("postgres://nobody@127.0.0.1:1/none", 1).unwrap();
+    let api = TestApi::start_with(|config| config.store = nowhere).await;
+    let answer = api.post("/api/events", r#"{"type":"message.sent","data":1}"#).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    assert_eq!(next_message(&api).await.len(), 1);
+}

@@ -1,0 +1,130 @@
+use reqwest::Method;
+use serde_json::json;
+
+use crate::helpers::{TestApi, token};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_is_shown_at_creation_in_the_whsec_form_and_made_up_when_absent() {
+    let api = TestApi::start().await;
+    let body = r#"{"url":"https://example.com/1","events":["*"],"secret":"your-signing-secret"}"#;
+    let created = api.post("/api/webhooks", body).await;
+    assert_eq!(created.body["data"]["secret"], json!("whsec_eW91ci1zaWduaW5nLXNlY3JldA=="));
+    let created = api.post("/api/webhooks", r#"{"url":"https://example.com/2","events":["*"]}"#).await;
+    let secret = created.body["data"]["secret"].as_str().unwrap();
+    assert!(secret.starts_with("whsec_") && secret.len() == 6 + 44, "{secret}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_can_be_read_changed_and_deleted() {
+    let api = TestApi::start().await;
+    let id = api.create_webhook("https://example.com/").await;
+    let path = format!("/api/webhooks/{id}");
+    let before = api.get(&path).await.body;
+
+    let change = r#"{"url":"https://example.org/","events":["message.*"],"sessionIds":["s1"],"isActive":false}"#;
+    let changed = api.patch(&path, change).await;
+    assert_eq!(changed.status, 200);
+    assert_eq!(changed.body["data"]["url"], json!("https://example.org/"));
+    assert_eq!(changed.body["data"]["events"], json!(["message.*"]));
+    assert_eq!(changed.body["data"]["sessionIds"], json!(["s1"]));
+    assert_eq!(changed.body["data"]["isActive"], json!(false));
+    assert_eq!(changed.body["data"]["createdAt"], before["data"]["createdAt"]);
+    assert_eq!(api.get(&path).await.body, changed.body);
+
+    let untouched = api.patch(&path, "{}").await;
+    assert_eq!(untouched.body["data"]["sessionIds"], json!(["s1"]), "an absent field stays");
+    let cleared = api.patch(&path, r#"{"sessionIds":null}"#).await;
+    assert_eq!(cleared.body["data"]["sessionIds"], json!(null), "null wants all sessions");
+
+    let deleted = api.delete(&path).await;
+    assert_eq!(deleted.status, 200);
+    assert_eq!(deleted.body, json!({"success": true, "data": {"id": id, "deleted": true}}));
+    for method in [Method::GET, Method::DELETE] {
+        assert_eq!(api.call_as(&api.token, method, &path, None).await.status, 404);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn webhooks_are_listed_oldest_first_and_only_the_tenants_own() {
+    let api = TestApi::start().await;
+    for number in 1..=3 {
+        api.create_webhook(&format!("https://example.com/{number}")).await;
+    }
+    let listed = api.get("/api/webhooks").await;
+    let urls: Vec<&str> =
+        listed.body["data"].as_array().unwrap().iter().map(|w| w["url"].as_str().unwrap()).collect();
+    assert_eq!(urls, ["https://example.com/1", "https://example.com/2", "https://example.com/3"]);
+    let stranger = token(domain::TenantId(uuid::Uuid::now_v7()), "webhooks:read");
+    let theirs = api.call_as(&stranger, Method::GET, "/api/webhooks", None).await;
+    assert_eq!(theirs.body["data"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_fields_are_refused_each_with_its_reason() {
+    let api = TestApi::start().await;
+    let with = |field: &str, value: &str| {
+        let mut fields = serde_json::Map::new();
+        fields.insert("url".to_owned(), json!("https://example.com/"));
+        fields.insert("events".to_owned(), json!(["message.received"]));
+        fields.insert(field.to_owned(), serde_json::from_str(value).unwrap());
+        serde_json::Value::Object(fields).to_string()
+    };
+    let many = serde_json::to_string(&vec!["message.sent"; 101]).unwrap();
+    let long = format!(r#""https://example.com/{}""#, "x".repeat(2048));
+    for (field, value) in [
+        ("url", r#""ftp://example.com""#),
+        ("url", r#""https://10.0.0.1/""#),
+        ("url", r#""https://[::ffff:169.254.169.254]/""#),
+        ("url", r#""https://user:pw@example.com/""#),
+        ("url", &long),
+        ("url", "null"),
+        ("url", "17"),
+        ("events", r#"["nope"]"#),
+        ("events", r#"["message.received.*"]"#),
+        ("events", r#""message.received""#),
+        ("events", &many),
+        ("secret", r#""whsec_!!!""#),
+        ("secret", "17"),
+        ("sessionIds", "[]"),
+        ("sessionIds", r#"[""]"#),
+        ("isActive", r#""yes""#),
+    ] {
+        let answer = api.post("/api/webhooks", &with(field, value)).await;
+        assert_eq!((answer.status, answer.code()), (400, "VALIDATION_ERROR"), "{field} {value}");
+        let errors = answer.body["errors"].as_object().unwrap();
+        assert!(errors.keys().any(|name| name.starts_with(field)), "{field} {value}: {errors:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_field_is_refused_with_the_names_that_are_known() {
+    let api = TestApi::start().await;
+    let body = r#"{"url":"https://example.com/","event":["message.received"]}"#;
+    let answer = api.post("/api/webhooks", body).await;
+    assert_eq!(answer.status, 400);
+    let problem = answer.body["errors"]["event"].as_str().unwrap();
+    assert!(problem.contains("expected one of `url`, `events`"), "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_creations_at_once_never_exceed_the_plan() {
+    let api = TestApi::start().await;
+    api.database.client().await.batch_execute("UPDATE plans SET max_webhooks = 5").await.unwrap();
+    let bodies: Vec<String> = (0..50)
+        .map(|number| format!(r#"{{"url":"https://example.com/{number}","events":["message.sent"]}}"#))
+        .collect();
+    let api = std::sync::Arc::new(api);
+    let calls: Vec<_> = bodies
+        .into_iter()
+        .map(|body| {
+            let api = std::sync::Arc::clone(&api);
+            tokio::spawn(async move { api.post("/api/webhooks", &body).await.status })
+        })
+        .collect();
+    let mut created = 0;
+    for call in calls {
+        created += usize::from(call.await.unwrap() == 201);
+    }
+    assert_eq!(created, 5);
+    assert_eq!(api.database.count("SELECT count(*) FROM webhooks").await, 5);
+}

@@ -1,0 +1,10 @@
+//! Black-box tests of the dispatcher: events go into a real broker, requests come out at a real receiver.
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
+mod crashes;
+mod delivering;
+mod helpers;
+mod queue_contract;
+mod retrying;
+mod several;
+mod verification;

@@ -1,0 +1,58 @@
+use std::collections::HashMap;
+
+use test_support::Receiver;
+
+use crate::helpers::World;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_dispatchers_share_the_work_and_deliver_each_event_once() {
+    let world = World::create().await;
+    let mut receiver = Receiver::start().await;
+    world.webhook(&receiver.url("/"), &["*"]).await;
+    let mut dispatchers = Vec::new();
+    for _ in 0..3 {
+        dispatchers.push(world.dispatcher_with(|config| config.prefetch = 4).await);
+    }
+    for number in 0..300 {
+        world.publish(&format!("e{number}")).await;
+    }
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    for _ in 0..300 {
+        *seen.entry(receiver.next().await.id().to_owned()).or_default() += 1;
+    }
+    assert_eq!(seen.len(), 300);
+    world.wait_until_settled().await;
+    for dispatcher in dispatchers {
+        assert!(dispatcher.shut_down().await);
+    }
+    assert!(receiver.try_next().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dispatcher_that_stops_hands_what_it_has_to_the_others() {
+    let world = World::create().await;
+    let mut receiver = Receiver::start().await;
+    receiver.hang();
+    let webhook = world.webhook(&receiver.url("/"), &["*"]).await;
+    let first = world
+        .dispatcher_with(|config| {
+            config.webhook_concurrency = 3;
+            config.drain_timeout = std::time::Duration::from_secs(3);
+        })
+        .await;
+    for number in 0..10 {
+        world.publish(&format!("e{number}")).await;
+    }
+    for _ in 0..3 {
+        receiver.next().await;
+    }
+    assert!(!first.shut_down().await, "three requests hang beyond the deadline");
+    receiver.release();
+    let _second = world.dispatcher().await;
+    let mut ids = std::collections::BTreeSet::new();
+    while ids.len() < 10 {
+        ids.insert(receiver.next().await.id().to_owned());
+    }
+    world.wait_for_history(webhook, 10).await;
+    world.wait_until_settled().await;
+}

@@ -1,0 +1,150 @@
+//! Black-box tests of the command line.
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+
+use service::access_token::TokenVerifier;
+use signing::{ID_HEADER, SIGNATURE_HEADER, Secret, TIMESTAMP_HEADER, sign};
+use test_support::{JWT_AUDIENCE, JWT_ISSUER, JWT_SECRET, TestDatabase};
+
+const TENANT: &str = "7b2e1c9a-4f1d-4d7e-9a55-0d3f6a1b2c3d";
+const SECRET: &str = "your-signing-secret";
+
+fn postrider(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
+    command.env_clear().args(arguments);
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn help_names_every_command_and_each_explains_itself() {
+    let help = text(&postrider(&["--help"]).output().unwrap().stdout);
+    for command in ["migrate", "token", "publish", "listen", "history"] {
+        assert!(help.contains(command), "{command} in: {help}");
+        let output = postrider(&[command, "--help"]).output().unwrap();
+        assert!(output.status.success() && output.stdout.len() > 200, "{command}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrate_applies_what_is_missing_once_even_when_five_run_at_the_same_time() {
+    let database = TestDatabase::create_empty().await;
+    let migrate = || postrider(&["migrate"]).env("POSTRIDER_DATABASE_URL", database.url()).stdout(Stdio::piped()).spawn();
+    let running: Vec<Child> = (0..5).map(|_| migrate().unwrap()).collect();
+    let outputs: Vec<Output> = running.into_iter().map(|child| child.wait_with_output().unwrap()).collect();
+    assert!(outputs.iter().all(|output| output.status.success()));
+    let applied = outputs.iter().filter(|output| text(&output.stdout).contains("applied 0001")).count();
+    assert_eq!(applied, 1);
+    database.store.check_schema().await.unwrap();
+    let partitions = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'events'::regclass";
+    assert_eq!(database.count(partitions).await, 10, "yesterday, today, seven days ahead, and the default");
+    let again = migrate().unwrap().wait_with_output().unwrap();
+    assert!(text(&again.stdout).contains("up to date"));
+}
+
+#[test]
+fn a_database_that_cannot_be_reached_is_an_error_that_says_so() {
+    let url = "postgres://nobody:hunter2@127.0.0.1:1/none";
+    let output = postrider(&["migrate"]).env("POSTRIDER_DATABASE_URL", url).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let errors = text(&output.stderr);
+    assert!(errors.contains("database") && !errors.contains("hunter2"), "{errors}");
+}
+
+#[test]
+fn token_prints_a_token_that_verifies_and_nothing_else() {
+    service::install_crypto();
+    let token = |scope: &str| {
+        postrider(&["token", "--tenant", TENANT, "--scope", scope, "--ttl", "1h"])
+            .env("POSTRIDER_JWT_SECRET", JWT_SECRET)
+            .env("POSTRIDER_JWT_ISSUER", JWT_ISSUER)
+            .env("POSTRIDER_JWT_AUDIENCE", JWT_AUDIENCE)
+            .output()
+            .unwrap()
+    };
+    let printed = text(&token("webhooks:read admin").stdout);
+    let caller = TokenVerifier::new(&JWT_SECRET.parse().unwrap(), JWT_ISSUER, JWT_AUDIENCE)
+        .verify(printed.trim_end())
+        .unwrap();
+    assert_eq!(caller.tenant_id.to_string(), TENANT);
+    assert_eq!(caller.scopes.to_string(), "webhooks:read admin");
+    let wrong = token("webhooks:rule");
+    assert!(!wrong.status.success() && text(&wrong.stderr).contains("webhooks:read"));
+}
+
+struct Listener {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    url: String,
+}
+
+fn listen(arguments: &[&str]) -> Listener {
+    let mut child = postrider(&["listen", "--address", "127.0.0.1:0", "--secret", SECRET, "--timeout", "30s"])
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut first = String::new();
+    output.read_line(&mut first).unwrap();
+    let url = first.trim().strip_prefix("listening on ").unwrap().to_owned();
+    Listener { child, output, url }
+}
+
+async fn deliver(url: &str, secret: &str) -> u16 {
+    let secret: Secret = secret.parse().unwrap();
+    let now = chrono::Utc::now().timestamp();
+    let body = r#"{"type":"message.sent"}"#;
+    let response = reqwest::Client::new()
+        .post(url)
+        .header(ID_HEADER, "evt_1")
+        .header(TIMESTAMP_HEADER, now)
+        .header(SIGNATURE_HEADER, sign([&secret], "evt_1", now, body.as_bytes()))
+        .body(body)
+        .send()
+        .await
+        .unwrap();
+    response.status().as_u16()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listen_verifies_prints_fails_first_if_told_so_and_ends_after_its_count() {
+    service::install_crypto();
+    let mut listener = listen(&["--count", "2", "--fail-first", "1", "--status", "202"]);
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        statuses.push(deliver(&listener.url, SECRET).await);
+    }
+    assert_eq!(statuses, [500, 202, 202]);
+    assert!(listener.child.wait().unwrap().success());
+    let mut printed = String::new();
+    listener.output.read_to_string(&mut printed).unwrap();
+    assert_eq!(printed.matches("signature verified").count(), 3);
+    assert!(printed.contains("evt_1") && printed.contains(r#"{"type":"message.sent"}"#));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listen_refuses_a_forged_request_and_fails() {
+    service::install_crypto();
+    let listener = listen(&["--count", "1"]);
+    assert_eq!(deliver(&listener.url, "another-secret").await, 401);
+    let output = listener.child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("signature is wrong"));
+}
+
+#[test]
+fn a_gateway_that_cannot_be_reached_is_named() {
+    let output = postrider(&["publish", "--type", "message.sent", "--data", "1", "--token", "x"])
+        .args(["--url", "http://127.0.0.1:1"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("http://127.0.0.1:1/api/events cannot be reached"));
+}

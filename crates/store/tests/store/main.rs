@@ -1,0 +1,162 @@
+//! What the database must guarantee, whoever asks it: exactly once, one holder at a time, nothing lost with a partition.
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::{Event, TenantId, WebhookId};
+use postrider_store::{Batch, DeliveryKey, Handed, Lease, Parked, Store};
+use test_support::TestDatabase;
+use uuid::Uuid;
+
+fn event(tenant: TenantId, id: &str) -> Event {
+    Event {
+        tenant_id: tenant,
+        id: id.parse().unwrap(),
+        event_type: "message.sent".parse().unwrap(),
+        occurred_at: Utc::now(),
+        session_id: None,
+        body: Bytes::from_static(b"{}"),
+    }
+}
+
+fn lease(now: DateTime<Utc>) -> Lease {
+    Lease { holder: Uuid::now_v7(), until: now + TimeDelta::seconds(30) }
+}
+
+async fn new_tenant(store: &Store) -> TenantId {
+    let tenant = TenantId(Uuid::now_v7());
+    store.ensure_tenants(&[tenant]).await.unwrap();
+    tenant
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_handed_over_by_ten_at_once_is_stored_once_also_at_midnight() {
+    let database = TestDatabase::create().await;
+    let tenant = new_tenant(&database.store).await;
+    let midnight = Utc::now().date_naive().and_hms_opt(0, 0, 0).unwrap().and_utc();
+    for (id, moments) in [
+        ("noon", [midnight + TimeDelta::hours(12); 2]),
+        ("midnight", [midnight - TimeDelta::milliseconds(1), midnight]),
+    ] {
+        let attempts: Vec<_> = (0..10)
+            .map(|number| {
+                let (store, event, now) = (database.store.clone(), event(tenant, id), moments[number % 2]);
+                tokio::spawn(async move { store.hand_over(&[&event], now, lease(now)).await.unwrap() })
+            })
+            .collect();
+        let mut stored = 0;
+        for attempt in attempts {
+            let handed = attempt.await.unwrap();
+            stored += handed.events.iter().filter(|e| matches!(e, Handed::Stored { .. })).count();
+        }
+        assert_eq!(stored, 1, "{id}");
+        assert_eq!(database.count(&format!("SELECT count(*) FROM events WHERE id = '{id}'")).await, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hand_over_judges_each_event_by_itself() {
+    let database = TestDatabase::create().await;
+    let tenant = new_tenant(&database.store).await;
+    let unknown_type = Event { event_type: "order.paid".parse().unwrap(), ..event(tenant, "c") };
+    let stranger = event(TenantId(Uuid::nil()), "d");
+    let (first, second) = (event(tenant, "a"), event(tenant, "b"));
+    let now = Utc::now();
+    let given = [&first, &unknown_type, &first, &stranger, &second];
+    let handed = database.store.hand_over(&given, now, lease(now)).await.unwrap();
+    let stored = Handed::Stored { webhooks_version: 0 };
+    assert_eq!(
+        handed.events,
+        [stored, Handed::UnknownType, Handed::Repeated, Handed::UnknownTenant, stored]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn due_deliveries_are_claimed_by_one_at_a_time_and_again_when_the_lease_runs_out() {
+    let database = TestDatabase::create().await;
+    let store = &database.store;
+    let tenant = new_tenant(store).await;
+    let webhook_id = WebhookId::generate();
+    let now = Utc::now();
+    let events: Vec<Event> = (0..100).map(|number| event(tenant, &format!("e{number}"))).collect();
+    let given: Vec<&Event> = events.iter().collect();
+    let handed = store.hand_over(&given, now, lease(now)).await.unwrap();
+    let parked = events
+        .iter()
+        .map(|event| Parked {
+            key: DeliveryKey { webhook_id, event_id: event.id.clone(), event_day: handed.day },
+            tenant_id: tenant,
+            accepted_at: now,
+            attempts: 1,
+            due_at: Some(now),
+            leased_by: None,
+        })
+        .collect();
+    store.record(&Batch { parked, settled: vec![handed.batch], ..Batch::default() }).await.unwrap();
+
+    let claims: Vec<_> = (0..10)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.claim_due(now, 10, lease(now)).await.unwrap() })
+        })
+        .collect();
+    let mut claimed = Vec::new();
+    for claim in claims {
+        claimed.extend(claim.await.unwrap().into_iter().map(|delivery| delivery.event.event.id));
+    }
+    let count = claimed.len();
+    claimed.sort();
+    claimed.dedup();
+    assert_eq!(claimed.len(), count, "nothing is claimed twice");
+    let rest = store.claim_due(now, 1000, lease(now)).await.unwrap().len();
+    assert_eq!(count + rest, 100);
+    assert_eq!(store.claim_due(now + TimeDelta::seconds(29), 1000, lease(now)).await.unwrap().len(), 0);
+    let later = now + TimeDelta::seconds(31);
+    assert_eq!(store.claim_due(later, 1000, lease(later)).await.unwrap().len(), 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_batch_is_taken_over_once_its_lease_runs_out_and_only_by_one() {
+    let database = TestDatabase::create().await;
+    let store = &database.store;
+    let tenant = new_tenant(store).await;
+    let now = Utc::now();
+    let first = event(tenant, "a");
+    let handed = store.hand_over(&[&first], now, lease(now)).await.unwrap();
+    assert!(store.take_over_batch(now, lease(now)).await.unwrap().is_none(), "still leased");
+    let later = now + TimeDelta::seconds(31);
+    let taker = lease(later);
+    let taken = store.take_over_batch(later, taker).await.unwrap().unwrap();
+    assert_eq!((taken.id, taken.events.len()), (handed.batch, 1));
+    assert!(store.take_over_batch(later, lease(later)).await.unwrap().is_none());
+    let webhook = WebhookId::generate();
+    let deliveries = [(webhook, &taken.events[0])];
+    let stranger = Uuid::now_v7();
+    assert_eq!(store.resume_batch(taken.id, stranger, &deliveries, later).await.unwrap(), 0, "not the holder");
+    assert_eq!(store.resume_batch(taken.id, taker.holder, &deliveries, later).await.unwrap(), 1);
+    assert_eq!(database.count("SELECT count(*) FROM open_batches").await, 0);
+    assert_eq!(database.count("SELECT count(*) FROM deliveries").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_are_made_ahead_take_up_the_default_and_go_with_retention() {
+    let database = TestDatabase::create().await;
+    let store = &database.store;
+    let tenant = new_tenant(store).await;
+    let far = Utc::now() + TimeDelta::days(100);
+    let late = event(tenant, "late");
+    store.hand_over(&[&late], far, lease(far)).await.unwrap();
+    assert_eq!(database.count("SELECT count(*) FROM events_default").await, 1, "no partition for that day yet");
+
+    let report = store.maintain_partitions(far.date_naive(), 2, 30).await.unwrap();
+    assert_eq!(report.created, 8, "yesterday to two days ahead, of two tables");
+    assert!(report.dropped > 0 && !report.default_in_use);
+    assert_eq!(database.count("SELECT count(*) FROM events_default").await, 0);
+    assert_eq!(database.count("SELECT count(*) FROM events WHERE id = 'late'").await, 1, "moved, not lost");
+
+    let again = store.maintain_partitions(far.date_naive(), 2, 30).await.unwrap();
+    assert_eq!((again.created, again.dropped), (0, 0));
+    let gone = far.date_naive() + chrono::Days::new(40);
+    store.maintain_partitions(gone, 2, 30).await.unwrap();
+    assert_eq!(database.count("SELECT count(*) FROM events").await, 0);
+}

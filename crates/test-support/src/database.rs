@@ -1,0 +1,84 @@
+use chrono::Utc;
+use store::Store;
+use tokio_postgres::{Client, NoTls};
+use uuid::Uuid;
+
+use crate::variable;
+
+/// Any number that nothing else on the server uses as an advisory lock.
+const TEMPLATE_LOCK: i64 = 0x7465_7374;
+const TEMPLATE: &str = "postrider_template";
+
+/// A database of one test's own, copied from a template that has the schema.
+pub struct TestDatabase {
+    url: String,
+    /// The product's way to it.
+    pub store: Store,
+}
+
+impl TestDatabase {
+    /// Makes one.
+    pub async fn create() -> Self {
+        let server = variable("POSTRIDER_TEST_DATABASE_URL");
+        let admin = connect(&server).await;
+        ensure_template(&admin, &server).await;
+        let name = format!("test_{}", Uuid::now_v7().simple());
+        admin.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}")).await.unwrap();
+        let url = with_database(&server, &name);
+        Self { store: Store::new(&url, 4).unwrap(), url }
+    }
+
+    /// One without a schema.
+    pub async fn create_empty() -> Self {
+        let server = variable("POSTRIDER_TEST_DATABASE_URL");
+        let name = format!("test_{}", Uuid::now_v7().simple());
+        connect(&server).await.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+        let url = with_database(&server, &name);
+        Self { store: Store::new(&url, 4).unwrap(), url }
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A connection for a test's own questions.
+    pub async fn client(&self) -> Client {
+        connect(&self.url).await
+    }
+
+    /// The one number a query gives.
+    pub async fn count(&self, query: &str) -> i64 {
+        self.client().await.query_one(query, &[]).await.unwrap().get(0)
+    }
+}
+
+/// Several test processes may want it at once: the lock lets one make it.
+async fn ensure_template(admin: &Client, server: &str) {
+    admin.execute("SELECT pg_advisory_lock($1)", &[&TEMPLATE_LOCK]).await.unwrap();
+    let exists = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1 AND datistemplate)";
+    if !admin.query_one(exists, &[&TEMPLATE]).await.unwrap().get::<_, bool>(0) {
+        admin.batch_execute(&format!("DROP DATABASE IF EXISTS {TEMPLATE}")).await.unwrap();
+        admin.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).await.unwrap();
+        let store = Store::new(&with_database(server, TEMPLATE), 1).unwrap();
+        store.migrate(|_| ()).await.unwrap();
+        store.maintain_partitions(Utc::now().date_naive(), 2, 30).await.unwrap();
+        admin.batch_execute(&format!("ALTER DATABASE {TEMPLATE} IS_TEMPLATE true")).await.unwrap();
+        drop(store);
+        let disconnect = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1";
+        admin.execute(disconnect, &[&TEMPLATE]).await.unwrap();
+    }
+    admin.execute("SELECT pg_advisory_unlock($1)", &[&TEMPLATE_LOCK]).await.unwrap();
+}
+
+async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// The same server, another database: the last part of the URL's path.
+fn with_database(url: &str, database: &str) -> String {
+    let (server, _) = url.rsplit_once('/').unwrap();
+    format!("{server}/{database}")
+}
