@@ -48,22 +48,23 @@ impl Topology {
         queue(channel, &dead, FieldTable::default()).await?;
         bind(channel, &dead, &dead, "").await?;
 
-        // What no queue takes is kept, not dropped.
-        let mut unroutable = FieldTable::default();
-        unroutable.insert("alternate-exchange".into(), text(&dead));
-        exchange(channel, &events, ExchangeKind::Topic, unroutable).await?;
-        exchange(channel, &ingest, ExchangeKind::Direct, FieldTable::default()).await?;
-
         let mut arguments = FieldTable::default();
         arguments.insert("x-dead-letter-exchange".into(), text(&dead));
         arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
         queue(channel, &dispatch, arguments).await?;
-        bind(channel, &dispatch, &events, "#").await?;
-        bind(channel, &dispatch, &ingest, INGEST_KEY).await
+        exchange(channel, &ingest, ExchangeKind::Fanout, FieldTable::default()).await?;
+        bind(channel, &dispatch, &ingest, INGEST_KEY).await?;
+
+        // What its own bindings do not route takes the gateway's way. So nothing that services publish is unroutable,
+        // not even in the moment before the binding below is there.
+        let mut arguments = FieldTable::default();
+        arguments.insert("alternate-exchange".into(), text(&ingest));
+        exchange(channel, &events, ExchangeKind::Topic, arguments).await?;
+        bind(channel, &dispatch, &events, "#").await
     }
 }
 
-/// The one routing key of the ingest exchange.
+/// The routing key of what the gateway publishes.
 pub(crate) const INGEST_KEY: &str = "event";
 
 pub(crate) fn short(name: String) -> ShortString {

@@ -75,7 +75,12 @@ impl Sender {
         }
     }
 
-    async fn exchange(&self, target: &Target, accepted: &Accepted, now: DateTime<Utc>) -> Result<Answer, Cause> {
+    async fn exchange(
+        &self,
+        target: &Target,
+        accepted: &Accepted,
+        now: DateTime<Utc>,
+    ) -> Result<Answer, Cause> {
         let url = &target.webhook.url;
         // The client looks names up through the guard below; an address in the URL itself never gets there.
         url.check(&self.policy).map_err(|_| Cause::AddressRefused)?;
@@ -92,10 +97,7 @@ impl Sender {
             .header(signing::SIGNATURE_HEADER, signature)
             .body(event.body.clone());
         let mut response = request.send().await.map_err(|error| cause_of(&error))?;
-        let answer = Answer {
-            status: response.status().as_u16(),
-            retry_after: retry_after(&response, now),
-        };
+        let answer = Answer { status: response.status().as_u16(), retry_after: retry_after(&response, now) };
         read_body(&mut response).await?;
         Ok(answer)
     }

@@ -46,11 +46,8 @@ const PREFETCH: Setting = Setting::optional::<Count<1, 10_000>>(
     "256",
     "messages the broker sends a dispatcher ahead of their acknowledgement",
 );
-const RETENTION_DAYS: Setting = Setting::optional::<Count<1, 3650>>(
-    "retention_days",
-    "30",
-    "days that events and history are kept",
-);
+const RETENTION_DAYS: Setting =
+    Setting::optional::<Count<1, 3650>>("retention_days", "30", "days that events and history are kept");
 const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<2, 100>>(
     "dispatcher_database_connections",
     "8",

@@ -10,6 +10,7 @@ use futures_util::FutureExt as _;
 use store::{AttemptRecord, Parked};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 use uuid::Uuid;
 
@@ -41,6 +42,8 @@ pub(crate) struct Engine {
     notes: mpsc::Sender<Note>,
     /// Told when something has ended: there is room.
     pub(crate) room: Notify,
+    /// Ends every request at once.
+    abandon: CancellationToken,
 }
 
 /// What an engine needs.
@@ -73,6 +76,7 @@ impl Engine {
             lanes: Mutex::new(Lanes::new(limits)),
             notes: config.notes,
             room: Notify::new(),
+            abandon: CancellationToken::new(),
         })
     }
 
@@ -104,6 +108,11 @@ impl Engine {
     /// Requests under way.
     pub(crate) fn under_way(&self) -> usize {
         self.lanes().under_way()
+    }
+
+    /// Ends every request that is under way. Nothing is recorded of it: its delivery is for another dispatcher.
+    pub(crate) fn abandon_requests(&self) {
+        self.abandon.cancel();
     }
 
     /// Parks what has waited in memory for too long.
@@ -176,7 +185,11 @@ impl Engine {
             debug!("a lease is too old to start an attempt under");
             return self.park(&delivery, Some(now)).await;
         }
-        let followed = AssertUnwindSafe(self.attempt(&delivery, now, &mut place)).catch_unwind().await;
+        let attempt = AssertUnwindSafe(self.attempt(&delivery, now, &mut place)).catch_unwind();
+        let followed = tokio::select! {
+            followed = attempt => followed,
+            () = self.abandon.cancelled() => return,
+        };
         if followed.is_err() {
             error!("an attempt met a defect; the delivery is tried again later");
             self.park(&delivery, Some(now + AFTER_DEFECT)).await;

@@ -178,7 +178,11 @@ impl HandOver {
         let stop = self.stop.clone();
         tokio::spawn(async move {
             for rejection in std::mem::take(&mut message.rejections) {
-                warn!(reason = rejection.reason.code(), detail = rejection.detail, "an event is dead-lettered");
+                warn!(
+                    reason = rejection.reason.code(),
+                    detail = rejection.detail,
+                    "an event is dead-lettered"
+                );
                 tokio::select! {
                     () = dead_letters.put(&rejection, &message.exchange, &message.routing_key) => {}
                     () = gave_up(&stop) => return, // the broker delivers the message again
@@ -230,11 +234,7 @@ fn judge(event: &Event, handed: Handed, batch: BatchId, day: NaiveDate, at: Date
 
 /// Asks the database again until it answers. Fails, with the reason, only when it refuses a value, or when the process is
 /// to stop and the database stays away.
-async fn persist<T, F>(
-    stop: &CancellationToken,
-    what: &str,
-    mut ask: impl FnMut() -> F,
-) -> Result<T, String>
+async fn persist<T, F>(stop: &CancellationToken, what: &str, mut ask: impl FnMut() -> F) -> Result<T, String>
 where
     F: Future<Output = Result<T, StoreError>>,
 {

@@ -39,6 +39,8 @@ use crate::routing::Routing;
 
 /// Notes that wait to be written down. When it is full, attempts wait with what they have to say.
 const NOTE_QUEUE: usize = 4096;
+/// How long the last results may take to be written down, even if the deadline has passed.
+const RECORD_TIME: Duration = Duration::from_secs(2);
 /// How long a readiness check waits for the database.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -176,11 +178,12 @@ impl Dispatcher {
         let unfinished = self.engine.under_way();
         if unfinished > 0 {
             warn!(unfinished, "requests are still under way; other dispatchers make them again");
+            self.engine.abandon_requests();
             in_time = false;
         }
-        // The recorder ends when nobody holds the engine any more, which requests still under way do.
+        // The recorder ends when nobody holds the engine any more, after it has written the last result down.
         drop(self.engine);
-        in_time &= join_within("recorder", self.recorder, left().max(Duration::from_secs(2))).await;
+        in_time &= join_within("recorder", self.recorder, left().max(RECORD_TIME)).await;
         let now = clock.now();
         let released = async {
             let batches = self.store.expire_batches(dispatcher_id, now).await?;

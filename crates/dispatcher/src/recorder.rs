@@ -138,7 +138,11 @@ impl Recorder {
                 Ok(()) => return,
                 Err(StoreError::Refused(reason)) => {
                     // Nothing else in the batch may suffer for it. Its deliveries come back when their leases run out.
-                    error!(reason, attempts = batch.attempts.len(), "results could not be written and are dropped");
+                    error!(
+                        reason,
+                        attempts = batch.attempts.len(),
+                        "results could not be written and are dropped"
+                    );
                     return;
                 }
                 Err(error) => {

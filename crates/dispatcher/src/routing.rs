@@ -47,7 +47,9 @@ impl Routing {
                 .filter_map(|webhook| {
                     let id = webhook.id;
                     Target::new(webhook)
-                        .inspect_err(|reason| error!(webhook = %id, %reason, "a webhook cannot be delivered to"))
+                        .inspect_err(
+                            |reason| error!(webhook = %id, %reason, "a webhook cannot be delivered to"),
+                        )
                         .ok()
                 })
                 .map(Arc::new)

@@ -18,7 +18,12 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Calls the API and gives the whole envelope of a success.
-    pub(crate) async fn call(&self, method: Method, path: &str, body: Option<String>) -> anyhow::Result<Value> {
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+    ) -> anyhow::Result<Value> {
         let url = format!("{}{path}", self.url.trim_end_matches('/'));
         let mut request = Client::new().request(method, &url).bearer_auth(&self.token);
         if let Some(body) = body {

@@ -3,7 +3,8 @@
 use std::io::IsTerminal as _;
 
 fn paint(code: &str, text: &str) -> String {
-    let is_wanted = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let is_wanted =
+        std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     if is_wanted { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
 }
 

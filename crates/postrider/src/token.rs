@@ -49,7 +49,8 @@ impl FromStr for TimeToLive {
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let now = Utc::now();
-    let expires_at = now.checked_add_signed(chrono::TimeDelta::from_std(args.ttl.0)?).context("--ttl is too long")?;
+    let expires_at =
+        now.checked_add_signed(chrono::TimeDelta::from_std(args.ttl.0)?).context("--ttl is too long")?;
     let caller = Caller { subject: args.subject.clone(), tenant_id: args.tenant, scopes: args.scope };
     println!("{}", mint(&args.jwt_secret, &args.jwt_issuer, &args.jwt_audience, &caller, now, expires_at));
     Ok(())

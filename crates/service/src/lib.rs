@@ -38,7 +38,9 @@ pub fn explain(argument: &str, name: &str, help: &str) -> ExitCode {
     match argument {
         "--version" | "-V" => println!("{name} {VERSION}"),
         "--help" | "-h" => println!("{help}"),
-        unknown => return refuse_to_start(&format!("unknown argument {unknown:?}\n\n{help}"), EXIT_CONFIGURATION),
+        unknown => {
+            return refuse_to_start(&format!("unknown argument {unknown:?}\n\n{help}"), EXIT_CONFIGURATION);
+        }
     }
     ExitCode::SUCCESS
 }

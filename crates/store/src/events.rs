@@ -114,9 +114,14 @@ impl Store {
         let events = events
             .iter()
             .zip(&rows)
-            .map(|(event, row)| match read_handed(row) {
-                Handed::Stored { .. } if !seen.insert((event.tenant_id, &event.id)) => Handed::Repeated,
-                handed => handed,
+            .map(|(event, row)| {
+                let handed = read_handed(row);
+                let is_stored = matches!(handed, Handed::Stored { .. });
+                if is_stored && !seen.insert((event.tenant_id, &event.id)) {
+                    Handed::Repeated
+                } else {
+                    handed
+                }
             })
             .collect();
         Ok(HandedOver { batch, day, events })

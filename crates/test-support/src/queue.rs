@@ -1,7 +1,7 @@
 use broker::{BrokerConfig, Topology};
-use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
+use lapin::options::{BasicAckOptions, BasicGetOptions, ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use lapin::{Channel, Connection, ConnectionProperties};
+use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 use uuid::Uuid;
 
 use crate::{eventually, variable};
@@ -55,14 +55,13 @@ impl TestBroker {
         (connection, channel)
     }
 
-    /// Waits until the product has declared its exchanges and queues.
+    /// Waits until the product has declared its exchanges and queues; the exchange for events is the last of them.
     pub async fn wait_until_declared(&self) {
-        let (_connection, _) = self.channel().await;
-        eventually("the dispatch queue", async || {
+        eventually("the exchange for events", async || {
             let (_connection, channel) = self.channel().await;
-            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-            let queue = self.topology.dispatch_queue().into();
-            channel.queue_declare(queue, options, FieldTable::default()).await.ok()
+            let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+            let exchange = self.topology.events_exchange().into();
+            channel.exchange_declare(exchange, ExchangeKind::Topic, options, FieldTable::default()).await.ok()
         })
         .await;
     }

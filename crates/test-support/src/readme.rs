@@ -26,8 +26,12 @@ pub fn check_configuration_table(used_by: &str, settings: &[Setting]) {
         let row = rows.remove(&setting.variable());
         if row.as_ref() != Some(&expected) {
             let variable = setting.variable();
-            writeln!(problems, "should be: | `{variable}` | {} | … {used_by} … | {} |", expected[0], expected[1])
-                .unwrap();
+            writeln!(
+                problems,
+                "should be: | `{variable}` | {} | … {used_by} … | {} |",
+                expected[0], expected[1]
+            )
+            .unwrap();
         }
     }
     for unknown in rows.keys() {

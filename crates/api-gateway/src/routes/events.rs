@@ -94,7 +94,9 @@ async fn parse_event(
     let session = request.session_id.map(|session| session.parse::<SessionId>()).transpose();
     let session_id = errors.keep("sessionId", session);
     match (event_type, data, id, occurred_at, session_id) {
-        (Some(event_type), Some(data), Some(id), Some(occurred_at), Some(session_id)) if errors.is_empty() => {
+        (Some(event_type), Some(data), Some(id), Some(occurred_at), Some(session_id))
+            if errors.is_empty() =>
+        {
             // The dispatcher renders the body.
             let body = Bytes::new();
             Ok((Event { tenant_id, id, event_type, occurred_at, session_id, body }, data))
@@ -104,7 +106,7 @@ async fn parse_event(
 }
 
 fn parse_time(text: &str) -> Result<DateTime<Utc>, Invalid> {
-    DateTime::parse_from_rfc3339(text)
-        .map(|time| time.with_timezone(&Utc))
-        .map_err(|_| Invalid::new("occurredAt must be an RFC 3339 time with an offset, like 2026-05-30T10:00:00Z"))
+    DateTime::parse_from_rfc3339(text).map(|time| time.with_timezone(&Utc)).map_err(|_| {
+        Invalid::new("occurredAt must be an RFC 3339 time with an offset, like 2026-05-30T10:00:00Z")
+    })
 }

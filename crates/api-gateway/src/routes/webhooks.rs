@@ -2,8 +2,8 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, SecondsFormat, Utc};
 use domain::{
-    EventPattern, Invalid, MAX_EVENTS_PER_WEBHOOK, MAX_SESSIONS_PER_WEBHOOK, Scope, SecretBytes, SessionId, Webhook,
-    WebhookId, WebhookUrl,
+    EventPattern, Invalid, MAX_EVENTS_PER_WEBHOOK, MAX_SESSIONS_PER_WEBHOOK, Scope, SecretBytes, SessionId,
+    Webhook, WebhookId, WebhookUrl,
 };
 use serde::{Deserialize, Serialize};
 use signing::Secret;
@@ -281,10 +281,7 @@ fn parse_change(
         url: errors.keep("url", url).flatten(),
         events: errors.keep("events", events).flatten(),
         session_ids: errors.keep("sessionIds", session_ids).flatten(),
-        secret: errors
-            .keep("secret", secret)
-            .flatten()
-            .map(|secret| SecretBytes::new(secret.expose_bytes())),
+        secret: errors.keep("secret", secret).flatten().map(|secret| SecretBytes::new(secret.expose_bytes())),
         is_active: request.is_active,
     };
     if errors.is_empty() { Ok(change) } else { Err(errors.into_error()) }
@@ -299,7 +296,10 @@ fn parse_events(events: &[String], types: &[EventTypeRow]) -> Result<Vec<EventPa
         let pattern: EventPattern = event.parse()?;
         if !Catalogue::covers(types, &pattern) {
             let names: Vec<&str> = types.iter().map(|known| known.name.as_str()).collect();
-            return Err(Invalid::new(format!("{event} is not an event type; choose from {}", names.join(", "))));
+            return Err(Invalid::new(format!(
+                "{event} is not an event type; choose from {}",
+                names.join(", ")
+            )));
         }
         if !patterns.contains(&pattern) {
             patterns.push(pattern);

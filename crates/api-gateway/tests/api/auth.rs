@@ -97,7 +97,8 @@ async fn other_schemes_and_doubled_headers_are_refused() {
     }
     let doubled = api.request(Method::GET, "/api/webhooks").bearer_auth(&api.token).bearer_auth(&api.token);
     assert_eq!(send(doubled).await.status, 401);
-    let lower = api.request(Method::GET, "/api/webhooks").header("authorization", format!("bearer {}", api.token));
+    let lower =
+        api.request(Method::GET, "/api/webhooks").header("authorization", format!("bearer {}", api.token));
     assert_eq!(send(lower).await.status, 200);
 }
 
@@ -119,7 +120,11 @@ async fn each_route_wants_its_scope_and_admin_alone_opens_none() {
         for other in ["webhooks:read", "webhooks:write", "events:publish", "admin"] {
             if other != scope {
                 let answer = api.call_as(&token(api.tenant, other), method.clone(), &path, body).await;
-                assert_eq!((answer.status, answer.code()), (403, "FORBIDDEN"), "{method} {path} with {other}");
+                assert_eq!(
+                    (answer.status, answer.code()),
+                    (403, "FORBIDDEN"),
+                    "{method} {path} with {other}"
+                );
                 assert!(answer.body["message"].as_str().unwrap().contains(scope));
             }
         }

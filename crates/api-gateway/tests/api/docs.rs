@@ -17,7 +17,10 @@ async fn the_openapi_document_is_3_1_and_every_operation_in_it_exists() {
             let answer = send(api.request(method.clone(), &path)).await;
             let is_public = operation.get("security").is_none();
             assert_eq!(answer.status, if is_public { 200 } else { 401 }, "{method} {path}");
-            assert!(operation["summary"].is_string() && operation["description"].is_string(), "{method} {path}");
+            assert!(
+                operation["summary"].is_string() && operation["description"].is_string(),
+                "{method} {path}"
+            );
         }
     }
     assert_eq!(operations, 8);

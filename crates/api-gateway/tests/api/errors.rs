@@ -52,7 +52,11 @@ async fn another_content_type_is_415_and_a_body_over_the_limit_is_413() {
     assert_eq!((large.status, large.code()), (413, "PAYLOAD_TOO_LARGE"));
     let body = format!(r#"{{"type":"message.sent","data":"{}"}}"#, "x".repeat(domain::MAX_DATA_BYTES));
     let over = api.post("/api/events", &body).await;
-    assert_eq!((over.status, over.code()), (400, "VALIDATION_ERROR"), "within the body's limit, over that of data");
+    assert_eq!(
+        (over.status, over.code()),
+        (400, "VALIDATION_ERROR"),
+        "within the body's limit, over that of data"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,5 +98,8 @@ async fn without_a_database_webhooks_are_503_and_say_when_to_come_back() {
     assert_eq!((answer.status, answer.code()), (503, "SERVICE_UNAVAILABLE"));
     assert_eq!(answer.header("retry-after"), "2");
     let text = answer.body.to_string();
-    assert!(!text.contains("127.0.0.1") && !text.contains("postgres"), "nothing of the inside is told: {text}");
+    assert!(
+        !text.contains("127.0.0.1") && !text.contains("postgres"),
+        "nothing of the inside is told: {text}"
+    );
 }

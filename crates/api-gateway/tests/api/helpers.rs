@@ -6,7 +6,9 @@ use domain::TenantId;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
 use service::access_token::{Caller, mint};
-use test_support::{JWT_AUDIENCE, JWT_ISSUER, JWT_SECRET, TestBroker, TestDatabase, eventually, local_url_policy};
+use test_support::{
+    JWT_AUDIENCE, JWT_ISSUER, JWT_SECRET, TestBroker, TestDatabase, eventually, local_url_policy,
+};
 use uuid::Uuid;
 
 pub(crate) const ALL_SCOPES: &str = "webhooks:read webhooks:write events:publish";
@@ -83,7 +85,13 @@ impl TestApi {
         self.client.request(method, format!("{}{path}", self.url))
     }
 
-    pub(crate) async fn call_as(&self, token: &str, method: Method, path: &str, body: Option<&str>) -> Answer {
+    pub(crate) async fn call_as(
+        &self,
+        token: &str,
+        method: Method,
+        path: &str,
+        body: Option<&str>,
+    ) -> Answer {
         let mut request = self.request(method, path).bearer_auth(token);
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_owned());
@@ -109,7 +117,8 @@ impl TestApi {
 
     /// Creates a webhook and gives its id.
     pub(crate) async fn create_webhook(&self, url: &str) -> String {
-        let body = format!(r#"{{"url":"{url}","events":["message.received"],"secret":"your-signing-secret"}}"#);
+        let body =
+            format!(r#"{{"url":"{url}","events":["message.received"],"secret":"your-signing-secret"}}"#);
         let created = self.post("/api/webhooks", &body).await;
         assert_eq!(created.status, 201, "{created:?}");
         created.id()

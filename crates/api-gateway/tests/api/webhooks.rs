@@ -21,7 +21,8 @@ async fn a_webhook_can_be_read_changed_and_deleted() {
     let path = format!("/api/webhooks/{id}");
     let before = api.get(&path).await.body;
 
-    let change = r#"{"url":"https://example.org/","events":["message.*"],"sessionIds":["s1"],"isActive":false}"#;
+    let change =
+        r#"{"url":"https://example.org/","events":["message.*"],"sessionIds":["s1"],"isActive":false}"#;
     let changed = api.patch(&path, change).await;
     assert_eq!(changed.status, 200);
     assert_eq!(changed.body["data"]["url"], json!("https://example.org/"));

@@ -45,7 +45,8 @@ async fn only_the_webhooks_that_want_an_event_get_it() {
     let mut receiver = Receiver::start().await;
     let other_tenant = TenantId(Uuid::now_v7());
     world.database.store.ensure_tenants(&[other_tenant]).await.unwrap();
-    for (path, events) in [("/exact", "message.sent"), ("/below", "message.*"), ("/all", "*"), ("/no", "session.connected")]
+    for (path, events) in
+        [("/exact", "message.sent"), ("/below", "message.*"), ("/all", "*"), ("/no", "session.connected")]
     {
         world.webhook(&receiver.url(path), &[events]).await;
     }
@@ -143,7 +144,8 @@ async fn an_answer_after_the_deadline_is_a_timeout() {
     let mut receiver = Receiver::start().await;
     receiver.hang();
     let webhook = world.webhook(&receiver.url("/"), &["*"]).await;
-    let _dispatcher = world.dispatcher_with(|config| config.delivery_timeout = Duration::from_millis(1500)).await;
+    let _dispatcher =
+        world.dispatcher_with(|config| config.delivery_timeout = Duration::from_millis(1500)).await;
     world.publish("e1").await;
     receiver.next().await;
     let history = world.wait_for_history(webhook, 1).await;

@@ -43,7 +43,14 @@ impl World {
         database.store.ensure_tenants(&[tenant]).await.unwrap();
         let (connection, channel) = broker.channel().await;
         channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
-        Self { database, broker, tenant, clock: ManualClock::starting_now(), _connection: connection, channel }
+        Self {
+            database,
+            broker,
+            tenant,
+            clock: ManualClock::starting_now(),
+            _connection: connection,
+            channel,
+        }
     }
 
     pub(crate) fn config(&self) -> Config {
@@ -101,10 +108,16 @@ impl World {
 
     /// Publishes `message.sent` with bare lapin and waits for the confirm.
     pub(crate) async fn publish(&self, id: &str) {
-        self.publish_raw("message.sent", &self.event(id, "message.sent", "{}"), BasicProperties::default()).await;
+        self.publish_raw("message.sent", &self.event(id, "message.sent", "{}"), BasicProperties::default())
+            .await;
     }
 
-    pub(crate) async fn publish_raw(&self, routing_key: &str, body: impl AsRef<[u8]>, properties: BasicProperties) {
+    pub(crate) async fn publish_raw(
+        &self,
+        routing_key: &str,
+        body: impl AsRef<[u8]>,
+        properties: BasicProperties,
+    ) {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let exchange = format!("{}.events", self.broker.prefix());
         let confirmation = self
@@ -152,6 +165,7 @@ impl World {
     /// Waits until nothing is under way: no open batch, no unfinished delivery.
     pub(crate) async fn wait_until_settled(&self) {
         let query = "SELECT (SELECT count(*) FROM open_batches) + (SELECT count(*) FROM deliveries)";
-        eventually("everything settled", async || (self.database.count(query).await == 0).then_some(())).await;
+        eventually("everything settled", async || (self.database.count(query).await == 0).then_some(()))
+            .await;
     }
 }

@@ -57,8 +57,18 @@ async fn bad_messages_are_dead_lettered_with_their_reason() {
         ("not_utf8", "message.sent", b"\xff\xfe".to_vec(), plain()),
         ("not_json", "message.sent", b"hello".to_vec(), plain()),
         ("too_large", "message.sent", vec![b'1'; 1024 * 1024 + 1], plain()),
-        ("bad_content_type", "message.sent", good.clone().into(), plain().with_content_type("text/xml".into())),
-        ("content_encoding", "message.sent", good.clone().into(), plain().with_content_encoding("gzip".into())),
+        (
+            "bad_content_type",
+            "message.sent",
+            good.clone().into(),
+            plain().with_content_type("text/xml".into()),
+        ),
+        (
+            "content_encoding",
+            "message.sent",
+            good.clone().into(),
+            plain().with_content_encoding("gzip".into()),
+        ),
         ("unknown_version", "message.sent", good.clone().into(), version(AMQPValue::LongInt(2))),
         ("bad_header", "message.sent", good.clone().into(), version(AMQPValue::Boolean(true))),
         ("bad_event", "message.sent", good.replace("\"e1\"", "\"e.1\"").into(), plain()),
@@ -85,7 +95,8 @@ async fn one_bad_event_of_an_array_is_dead_lettered_alone() {
     world.webhook(&receiver.url("/"), &["message.sent"]).await;
     let _dispatcher = world.dispatcher().await;
     let good = world.event("good", "message.sent", "1");
-    let stranger = world.event("lost", "message.sent", "1").replace(&world.tenant.to_string(), &Uuid::nil().to_string());
+    let stranger =
+        world.event("lost", "message.sent", "1").replace(&world.tenant.to_string(), &Uuid::nil().to_string());
     let body = format!(r#"[{good},{{"id":"bad"}},{stranger}]"#);
     world.publish_raw("message.sent", body, BasicProperties::default()).await;
     assert_eq!(receiver.next().await.id(), "good");

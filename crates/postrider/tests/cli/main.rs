@@ -34,7 +34,9 @@ fn help_names_every_command_and_each_explains_itself() {
 #[tokio::test(flavor = "multi_thread")]
 async fn migrate_applies_what_is_missing_once_even_when_five_run_at_the_same_time() {
     let database = TestDatabase::create_empty().await;
-    let migrate = || postrider(&["migrate"]).env("POSTRIDER_DATABASE_URL", database.url()).stdout(Stdio::piped()).spawn();
+    let migrate = || {
+        postrider(&["migrate"]).env("POSTRIDER_DATABASE_URL", database.url()).stdout(Stdio::piped()).spawn()
+    };
     let running: Vec<Child> = (0..5).map(|_| migrate().unwrap()).collect();
     let outputs: Vec<Output> = running.into_iter().map(|child| child.wait_with_output().unwrap()).collect();
     assert!(outputs.iter().all(|output| output.status.success()));
@@ -84,12 +86,13 @@ struct Listener {
 }
 
 fn listen(arguments: &[&str]) -> Listener {
-    let mut child = postrider(&["listen", "--address", "127.0.0.1:0", "--secret", SECRET, "--timeout", "30s"])
-        .args(arguments)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        postrider(&["listen", "--address", "127.0.0.1:0", "--secret", SECRET, "--timeout", "30s"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let mut first = String::new();
     output.read_line(&mut first).unwrap();

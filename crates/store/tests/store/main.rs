@@ -65,10 +65,7 @@ async fn a_hand_over_judges_each_event_by_itself() {
     let given = [&first, &unknown_type, &first, &stranger, &second];
     let handed = database.store.hand_over(&given, now, lease(now)).await.unwrap();
     let stored = Handed::Stored { webhooks_version: 0 };
-    assert_eq!(
-        handed.events,
-        [stored, Handed::UnknownType, Handed::Repeated, Handed::UnknownTenant, stored]
-    );
+    assert_eq!(handed.events, [stored, Handed::UnknownType, Handed::Repeated, Handed::UnknownTenant, stored]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,7 +129,11 @@ async fn an_open_batch_is_taken_over_once_its_lease_runs_out_and_only_by_one() {
     let webhook = WebhookId::generate();
     let deliveries = [(webhook, &taken.events[0])];
     let stranger = Uuid::now_v7();
-    assert_eq!(store.resume_batch(taken.id, stranger, &deliveries, later).await.unwrap(), 0, "not the holder");
+    assert_eq!(
+        store.resume_batch(taken.id, stranger, &deliveries, later).await.unwrap(),
+        0,
+        "not the holder"
+    );
     assert_eq!(store.resume_batch(taken.id, taker.holder, &deliveries, later).await.unwrap(), 1);
     assert_eq!(database.count("SELECT count(*) FROM open_batches").await, 0);
     assert_eq!(database.count("SELECT count(*) FROM deliveries").await, 1);
@@ -146,7 +147,11 @@ async fn partitions_are_made_ahead_take_up_the_default_and_go_with_retention() {
     let far = Utc::now() + TimeDelta::days(100);
     let late = event(tenant, "late");
     store.hand_over(&[&late], far, lease(far)).await.unwrap();
-    assert_eq!(database.count("SELECT count(*) FROM events_default").await, 1, "no partition for that day yet");
+    assert_eq!(
+        database.count("SELECT count(*) FROM events_default").await,
+        1,
+        "no partition for that day yet"
+    );
 
     let report = store.maintain_partitions(far.date_naive(), 2, 30).await.unwrap();
     assert_eq!(report.created, 8, "yesterday to two days ahead, of two tables");
