@@ -1,20 +1,19 @@
 use std::net::SocketAddr;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use actix_web::http::StatusCode;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use anyhow::bail;
 use chrono::{SecondsFormat, Utc};
-use domain::Invalid;
 use signing::Secret;
 use tokio::signal::ctrl_c;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::style;
+use crate::values::Delay;
 
 /// Receive deliveries on this machine and show them
 ///
@@ -39,18 +38,7 @@ pub(crate) struct Args {
     count: Option<u64>,
     /// Fail when --count is not reached within this time: a number and s, m, h or d
     #[arg(long, requires = "count")]
-    timeout: Option<Timeout>,
-}
-
-#[derive(Clone)]
-struct Timeout(Duration);
-
-impl FromStr for Timeout {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        domain::parse_delay(text).map(Self)
-    }
+    timeout: Option<Delay>,
 }
 
 /// Largest request body that is taken, in bytes.
@@ -97,7 +85,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
 
     let deadline = async {
         match args.timeout {
-            Some(Timeout(limit)) => sleep(limit).await,
+            Some(Delay(limit)) => sleep(limit).await,
             None => std::future::pending().await,
         }
     };

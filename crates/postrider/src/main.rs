@@ -1,12 +1,14 @@
 //! The command line of operators and developers.
 
 mod api;
+mod audit;
 mod history;
 mod listen;
 mod migrate;
 mod publish;
 mod style;
 mod token;
+mod values;
 
 use std::process::ExitCode;
 
@@ -14,7 +16,7 @@ use clap::{Parser, Subcommand};
 
 /// Postrider: webhooks that never get lost.
 ///
-/// `migrate` is for operators. The others are for developers who integrate: mint a token, listen for deliveries on this
+/// `migrate` and `audit` are for operators. The others are for developers who integrate: mint a token, listen for deliveries on this
 /// machine, publish an event, see what became of it. Each command explains itself with --help.
 #[derive(Parser)]
 #[command(name = "postrider", version, arg_required_else_help = true)]
@@ -30,6 +32,7 @@ enum Command {
     Publish(publish::Args),
     Listen(listen::Args),
     History(history::Args),
+    Audit(audit::Args),
 }
 
 #[tokio::main]
@@ -41,6 +44,7 @@ async fn main() -> ExitCode {
         Command::Publish(args) => publish::run(&args).await,
         Command::Listen(args) => listen::run(args).await,
         Command::History(args) => history::run(&args).await,
+        Command::Audit(args) => audit::run(&args).await,
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

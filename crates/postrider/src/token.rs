@@ -1,11 +1,10 @@
-use std::str::FromStr;
-use std::time::Duration;
-
 use anyhow::Context as _;
 use chrono::Utc;
-use domain::{Invalid, Scopes, TenantId};
+use domain::{Scopes, TenantId};
 use service::access_token::{Caller, mint};
 use service::values::JwtSecret;
+
+use crate::values::Delay;
 
 /// Mint an access token for a tenant (needs the signing secret)
 ///
@@ -23,7 +22,7 @@ pub(crate) struct Args {
     scope: Scopes,
     /// How long it is valid: a number and s, m, h or d
     #[arg(long, default_value = "1h")]
-    ttl: TimeToLive,
+    ttl: Delay,
     /// Whom it is for, the `sub` claim
     #[arg(long, default_value = "postrider-cli")]
     subject: String,
@@ -33,17 +32,6 @@ pub(crate) struct Args {
     jwt_issuer: String,
     #[arg(long, env = "POSTRIDER_JWT_AUDIENCE")]
     jwt_audience: String,
-}
-
-#[derive(Clone)]
-struct TimeToLive(Duration);
-
-impl FromStr for TimeToLive {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        domain::parse_delay(text).map(Self)
-    }
 }
 
 #[expect(clippy::print_stdout, reason = "the command's output")]

@@ -4,6 +4,7 @@
 //! never asks the database what time it is.
 
 mod attempts;
+mod audit;
 mod batches;
 mod deliveries;
 mod error;
@@ -17,6 +18,7 @@ mod tenants;
 mod webhooks;
 
 pub use attempts::{Attempt, AttemptCursor};
+pub use audit::{AuditFinding, AuditProblem, AuditReport};
 pub use batches::{BatchId, TakenOver};
 pub use deliveries::{ClaimedDelivery, DeliveryKey};
 pub use error::StoreError;

@@ -81,6 +81,9 @@ async fn a_dispatcher_killed_again_and_again_under_load_loses_nothing() {
     .await;
     assert_eq!(recorded, EVENTS as i64, "and the history shows each");
     assert_eq!(world.broker.ready_messages().await, 0);
+    let now = chrono::Utc::now();
+    let report = world.database.store.audit(now - chrono::TimeDelta::hours(1), now).await.unwrap();
+    assert_eq!((report.events, report.lost), (EVENTS as u64, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

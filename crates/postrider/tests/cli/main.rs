@@ -24,7 +24,7 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn help_names_every_command_and_each_explains_itself() {
     let help = text(&postrider(&["--help"]).output().unwrap().stdout);
-    for command in ["migrate", "token", "publish", "listen", "history"] {
+    for command in ["migrate", "token", "publish", "listen", "history", "audit"] {
         assert!(help.contains(command), "{command} in: {help}");
         let output = postrider(&[command, "--help"]).output().unwrap();
         assert!(output.status.success() && output.stdout.len() > 200, "{command}");
@@ -47,6 +47,36 @@ async fn migrate_applies_what_is_missing_once_even_when_five_run_at_the_same_tim
     assert_eq!(database.count(partitions).await, 10, "yesterday, today, seven days ahead, and the default");
     let again = migrate().unwrap().wait_with_output().unwrap();
     assert!(text(&again.stdout).contains("up to date"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_counts_and_says_that_nothing_is_lost_and_fails_when_something_is() {
+    let database = TestDatabase::create().await;
+    let audit = || {
+        postrider(&["audit", "--since", "2h"]).env("POSTRIDER_DATABASE_URL", database.url()).output().unwrap()
+    };
+    let clean = audit();
+    assert!(clean.status.success(), "{}", text(&clean.stderr));
+    assert!(text(&clean.stdout).contains("nothing is lost"));
+    // An event of an hour ago, a webhook that wanted it, and no trace of an attempt.
+    let plant = format!(
+        "INSERT INTO tenants (id) VALUES ('{TENANT}');
+         INSERT INTO webhooks (id, tenant_id, url, events, secret, is_active, duplicate_key, created_at, updated_at)
+         VALUES ('{TENANT}', '{TENANT}', 'https://example.com/', '{{*}}', '0123456789', true, '', now() - interval '1 day',
+             now() - interval '1 day');
+         INSERT INTO events (batch_id, occurred_at, accepted_at, day, tenant_id, id, type, body)
+         SELECT 0, at, at, (at AT TIME ZONE 'UTC')::date, '{TENANT}', 'lost-1', 'message.sent', '{{}}'
+         FROM (SELECT now() - interval '1 hour' AS at) t"
+    );
+    database.client().await.batch_execute(&plant).await.unwrap();
+    let lossy = audit();
+    assert_eq!(lossy.status.code(), Some(1));
+    assert!(text(&lossy.stdout).contains("lost-1") && text(&lossy.stdout).contains("never attempted"));
+    let repaired = postrider(&["audit", "--since", "2h", "--repair"])
+        .env("POSTRIDER_DATABASE_URL", database.url())
+        .output();
+    assert!(text(&repaired.unwrap().stdout).contains("1 scheduled"));
+    assert!(audit().status.success());
 }
 
 #[test]

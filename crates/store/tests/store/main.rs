@@ -3,8 +3,10 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::{Event, TenantId, WebhookId};
-use postrider_store::{Batch, DeliveryKey, Handed, Lease, Parked, Store};
+use domain::{Event, SecretBytes, TenantId, WebhookId, WebhookUrl};
+use postrider_store::{
+    AttemptRecord, AuditProblem, Batch, DeliveryKey, Handed, Lease, NewWebhook, Parked, Store, WebhookChange,
+};
 use test_support::TestDatabase;
 use uuid::Uuid;
 
@@ -164,4 +166,91 @@ async fn partitions_are_made_ahead_take_up_the_default_and_go_with_retention() {
     let gone = far.date_naive() + chrono::Days::new(40);
     store.maintain_partitions(gone, 2, 30).await.unwrap();
     assert_eq!(database.count("SELECT count(*) FROM events").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_finds_exactly_the_lost_deliveries_and_repairs_them() {
+    let database = TestDatabase::create().await;
+    let store = &database.store;
+    let tenant = new_tenant(store).await;
+    let now = Utc::now();
+    let new = NewWebhook {
+        url: WebhookUrl::parse_stored("https://example.com/").unwrap(),
+        events: vec!["message.*".parse().unwrap()],
+        session_ids: None,
+        secret: SecretBytes::new(*b"0123456789"),
+        is_active: true,
+    };
+    let webhook = store.create_webhook(tenant, &new, now - TimeDelta::hours(1)).await.unwrap().id;
+    let unwanted = Event { event_type: "session.connected".parse().unwrap(), ..event(tenant, "unwanted") };
+    let events: Vec<Event> = ["delivered", "failed", "scheduled", "retry-missing", "never-attempted"]
+        .map(|id| event(tenant, id))
+        .into_iter()
+        .chain([unwanted])
+        .collect();
+    let given: Vec<&Event> = events.iter().collect();
+    let handed = store.hand_over(&given, now, lease(now)).await.unwrap();
+    let key =
+        |id: &str| DeliveryKey { webhook_id: webhook, event_id: id.parse().unwrap(), event_day: handed.day };
+    let attempt = |id: &str, error, next_attempt_at| AttemptRecord {
+        key: key(id),
+        tenant_id: tenant,
+        event_type: "message.sent".parse().unwrap(),
+        attempt: 1,
+        started_at: now,
+        duration_ms: 1,
+        status_code: None,
+        error,
+        next_attempt_at,
+    };
+    let later = Some(now + TimeDelta::seconds(5));
+    let parked = Parked {
+        key: key("scheduled"),
+        tenant_id: tenant,
+        accepted_at: now,
+        attempts: 1,
+        due_at: later,
+        leased_by: None,
+    };
+    let batch = Batch {
+        attempts: vec![
+            attempt("delivered", None, None),
+            attempt("failed", Some("status"), None),
+            attempt("scheduled", Some("timeout"), later),
+            attempt("retry-missing", Some("timeout"), later),
+        ],
+        parked: vec![parked],
+        finished: Vec::new(),
+        settled: vec![handed.batch],
+    };
+    store.record(&batch).await.unwrap();
+    let open = event(tenant, "under-way");
+    store.hand_over(&[&open], now, lease(now)).await.unwrap();
+
+    let (from, to) = (now - TimeDelta::minutes(1), now + TimeDelta::minutes(1));
+    let report = store.audit(from, to).await.unwrap();
+    let counts =
+        [report.events, report.delivered, report.failed, report.scheduled, report.under_way, report.unjudged];
+    assert_eq!(counts, [7, 1, 1, 1, 1, 0]);
+    let mut found: Vec<(&str, AuditProblem)> =
+        report.findings.iter().map(|finding| (finding.key.event_id.as_str(), finding.problem)).collect();
+    found.sort_by_key(|(id, _)| *id);
+    assert_eq!(
+        found,
+        [("never-attempted", AuditProblem::NeverAttempted), ("retry-missing", AuditProblem::RetryMissing)]
+    );
+    assert_eq!(store.audit(to, to + TimeDelta::hours(1)).await.unwrap().events, 0, "outside the range");
+
+    assert_eq!(store.repair(&report.findings, now).await.unwrap(), 2);
+    assert_eq!(store.repair(&report.findings, now).await.unwrap(), 0, "once");
+    assert_eq!(store.audit(from, to).await.unwrap().lost, 0);
+    let claimed = store.claim_due(now, 10, lease(now)).await.unwrap();
+    let mut attempts: Vec<(&str, u32)> =
+        claimed.iter().map(|delivery| (delivery.event.event.id.as_str(), delivery.attempts)).collect();
+    attempts.sort_unstable();
+    assert_eq!(attempts, [("never-attempted", 0), ("retry-missing", 1)], "each goes on where it was");
+
+    let change = WebhookChange { is_active: Some(true), ..WebhookChange::default() };
+    store.change_webhook(tenant, webhook, &change, now).await.unwrap();
+    assert_eq!(store.audit(from, to).await.unwrap().unjudged, 7, "changed since: nobody knows what matched");
 }

@@ -1,0 +1,248 @@
+use std::collections::HashMap;
+
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use domain::{EventId, TenantId, Webhook, WebhookId};
+use uuid::Uuid;
+
+use crate::deliveries::DeliveryKey;
+use crate::events::{StoredEvent, read_event};
+use crate::{BatchId, Store, StoreError};
+
+/// Events looked at by one query.
+const EVENTS_PER_STEP: i64 = 10_000;
+/// Most findings that a report names; more are only counted.
+const MAX_FINDINGS: usize = 1_000;
+/// How far the clocks of a gateway and a dispatcher may be apart: a webhook created or changed so close to an event
+/// cannot be judged by it.
+const CLOCK_SLACK: TimeDelta = TimeDelta::seconds(5);
+
+/// Something that must not be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditFinding {
+    /// The delivery concerned.
+    pub key: DeliveryKey,
+    /// Whose it is.
+    pub tenant_id: TenantId,
+    /// When its event was handed over.
+    pub accepted_at: DateTime<Utc>,
+    /// What is wrong.
+    pub problem: AuditProblem,
+}
+
+/// How a delivery can be lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AuditProblem {
+    /// The webhook wanted the event; no attempt was made, and none is to come.
+    NeverAttempted,
+    /// An attempt failed and is to be followed by another, but none is to come.
+    RetryMissing,
+}
+
+impl AuditProblem {
+    /// A sentence for operators.
+    pub fn explanation(self) -> &'static str {
+        match self {
+            Self::NeverAttempted => "matched, but never attempted and not scheduled",
+            Self::RetryMissing => "failed with a retry to come, but none is scheduled",
+        }
+    }
+}
+
+/// What became of the events of a time range.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuditReport {
+    /// Events handed over in the range.
+    pub events: u64,
+    /// Deliveries that were delivered.
+    pub delivered: u64,
+    /// Deliveries that finally failed or were cancelled.
+    pub failed: u64,
+    /// Deliveries that are to be attempted, again or at all.
+    pub scheduled: u64,
+    /// Deliveries that a dispatcher is at, in an open batch.
+    pub under_way: u64,
+    /// Deliveries that cannot be judged, because their webhook was changed after the event.
+    pub unjudged: u64,
+    /// Deliveries that are none of these.
+    pub lost: u64,
+    /// The first of those.
+    pub findings: Vec<AuditFinding>,
+}
+
+const AUDIT_EVENTS: &str = "-- audit_events
+SELECT batch_id, tenant_id, id, type, session_id, occurred_at, accepted_at, day, ''::bytea AS body
+FROM events
+WHERE day BETWEEN $1 AND $2 AND accepted_at >= $3 AND accepted_at < $4 AND (batch_id, tenant_id, id) > ($5, $6, $7)
+ORDER BY batch_id, tenant_id, id LIMIT $8";
+
+// One statement sees one moment: a delivery that moves on meanwhile is seen either before or after, never in between.
+const AUDIT_DELIVERIES: &str = "-- audit_deliveries
+WITH attempted AS (
+    SELECT webhook_id, event_id, event_day, bool_or(error IS NULL) AS delivered,
+        bool_or(next_attempt_at IS NULL) AS final
+    FROM delivery_attempts
+    WHERE webhook_id = ANY($5) AND started_at >= $6
+    GROUP BY webhook_id, event_id, event_day
+)
+SELECT a.delivered, a.final,
+    EXISTS (SELECT FROM deliveries d
+        WHERE d.webhook_id = g.webhook_id AND d.event_id = g.event_id AND d.event_day = g.event_day),
+    EXISTS (SELECT FROM open_batches b WHERE b.id = g.batch_id)
+FROM unnest($1::uuid[], $2::text[], $3::date[], $4::bigint[])
+    WITH ORDINALITY AS g (webhook_id, event_id, event_day, batch_id, place)
+LEFT JOIN attempted a
+    ON a.webhook_id = g.webhook_id AND a.event_id = g.event_id AND a.event_day = g.event_day
+ORDER BY g.place";
+
+const REPAIR: &str = "-- repair_deliveries
+INSERT INTO deliveries (accepted_at, due_at, event_day, attempts, tenant_id, webhook_id, event_id)
+SELECT g.accepted_at, $6, g.event_day,
+    coalesce((SELECT max(a.attempt) FROM delivery_attempts a
+        WHERE a.webhook_id = g.webhook_id AND a.event_id = g.event_id AND a.event_day = g.event_day), 0),
+    g.tenant_id, g.webhook_id, g.event_id
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::date[], $5::timestamptz[])
+    AS g (tenant_id, webhook_id, event_id, event_day, accepted_at)
+ON CONFLICT DO NOTHING";
+
+/// A delivery that there should be.
+struct Expected {
+    key: DeliveryKey,
+    tenant_id: TenantId,
+    accepted_at: DateTime<Utc>,
+    batch: BatchId,
+}
+
+/// What is known of it.
+struct Found {
+    delivered: Option<bool>,
+    is_final: Option<bool>,
+    scheduled: bool,
+    batch_open: bool,
+}
+
+impl Store {
+    /// Looks at every event handed over from `from` up to `to`, and at every webhook that wanted it: each such delivery
+    /// must be delivered, finally failed, scheduled, or under way.
+    pub async fn audit(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<AuditReport, StoreError> {
+        let mut report = AuditReport::default();
+        let mut after: (BatchId, Uuid, String) = (-1, Uuid::nil(), String::new());
+        loop {
+            let step = self.audit_events(from, to, &after).await?;
+            let Some((batch, last)) = step.last() else { return Ok(report) };
+            after = (*batch, last.event.tenant_id.0, last.event.id.to_string());
+            report.events += step.len() as u64;
+            let expected = self.expected_deliveries(&step, &mut report).await?;
+            let found = self.audit_deliveries(&expected).await?;
+            for (expected, found) in expected.into_iter().zip(found) {
+                report.count(expected, &found);
+            }
+        }
+    }
+
+    /// Schedules the deliveries of findings at once. Says how many were not scheduled before.
+    pub async fn repair(&self, findings: &[AuditFinding], now: DateTime<Utc>) -> Result<u64, StoreError> {
+        let tenants: Vec<Uuid> = findings.iter().map(|finding| finding.tenant_id.0).collect();
+        let webhooks: Vec<Uuid> = findings.iter().map(|finding| finding.key.webhook_id.0).collect();
+        let events: Vec<&str> = findings.iter().map(|finding| finding.key.event_id.as_str()).collect();
+        let days: Vec<NaiveDate> = findings.iter().map(|finding| finding.key.event_day).collect();
+        let accepted_at: Vec<DateTime<Utc>> = findings.iter().map(|finding| finding.accepted_at).collect();
+        let client = self.connection().await?;
+        let statement = client.prepare_cached(REPAIR).await?;
+        Ok(client.execute(&statement, &[&tenants, &webhooks, &events, &days, &accepted_at, &now]).await?)
+    }
+
+    async fn audit_events(
+        &self,
+        from: DateTime<Utc>,
+        to: DateTime<Utc>,
+        after: &(BatchId, Uuid, String),
+    ) -> Result<Vec<(BatchId, StoredEvent)>, StoreError> {
+        let client = self.connection().await?;
+        let statement = client.prepare_cached(AUDIT_EVENTS).await?;
+        let (first_day, last_day) = (from.date_naive(), to.date_naive());
+        let rows = client
+            .query(
+                &statement,
+                &[&first_day, &last_day, &from, &to, &after.0, &after.1, &after.2, &EVENTS_PER_STEP],
+            )
+            .await?;
+        rows.iter().map(|row| Ok((row.get("batch_id"), read_event(row)?))).collect()
+    }
+
+    async fn expected_deliveries(
+        &self,
+        step: &[(BatchId, StoredEvent)],
+        report: &mut AuditReport,
+    ) -> Result<Vec<Expected>, StoreError> {
+        let mut tenants: Vec<TenantId> = step.iter().map(|(_, stored)| stored.event.tenant_id).collect();
+        tenants.sort_unstable();
+        tenants.dedup();
+        let webhooks: HashMap<TenantId, Vec<Webhook>> = self.webhooks_of_tenants(&tenants).await?;
+        let mut expected = Vec::new();
+        for (batch, stored) in step {
+            for webhook in webhooks.get(&stored.event.tenant_id).into_iter().flatten() {
+                if webhook.created_at > stored.accepted_at - CLOCK_SLACK {
+                    continue; // newer than the event
+                }
+                if webhook.updated_at > stored.accepted_at - CLOCK_SLACK {
+                    report.unjudged += 1;
+                } else if webhook.matches(&stored.event) {
+                    expected.push(Expected {
+                        key: key(webhook.id, &stored.event.id, stored.day),
+                        tenant_id: stored.event.tenant_id,
+                        accepted_at: stored.accepted_at,
+                        batch: *batch,
+                    });
+                }
+            }
+        }
+        Ok(expected)
+    }
+
+    async fn audit_deliveries(&self, expected: &[Expected]) -> Result<Vec<Found>, StoreError> {
+        let Some(earliest) = expected.iter().map(|expected| expected.accepted_at).min() else {
+            return Ok(Vec::new());
+        };
+        let webhooks: Vec<Uuid> = expected.iter().map(|expected| expected.key.webhook_id.0).collect();
+        let events: Vec<&str> = expected.iter().map(|expected| expected.key.event_id.as_str()).collect();
+        let days: Vec<NaiveDate> = expected.iter().map(|expected| expected.key.event_day).collect();
+        let batches: Vec<BatchId> = expected.iter().map(|expected| expected.batch).collect();
+        let mut distinct = webhooks.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let since = earliest - TimeDelta::hours(1);
+        let client = self.connection().await?;
+        let statement = client.prepare_cached(AUDIT_DELIVERIES).await?;
+        let rows =
+            client.query(&statement, &[&webhooks, &events, &days, &batches, &distinct, &since]).await?;
+        let found = rows.iter().map(|row| Found {
+            delivered: row.get(0),
+            is_final: row.get(1),
+            scheduled: row.get(2),
+            batch_open: row.get(3),
+        });
+        Ok(found.collect())
+    }
+}
+
+fn key(webhook_id: WebhookId, event_id: &EventId, event_day: NaiveDate) -> DeliveryKey {
+    DeliveryKey { webhook_id, event_id: event_id.clone(), event_day }
+}
+
+impl AuditReport {
+    fn count(&mut self, expected: Expected, found: &Found) {
+        let problem = match found {
+            Found { delivered: Some(true), .. } => return self.delivered += 1,
+            Found { is_final: Some(true), scheduled: false, .. } => return self.failed += 1,
+            Found { scheduled: true, .. } => return self.scheduled += 1,
+            Found { batch_open: true, .. } => return self.under_way += 1,
+            Found { delivered: None, .. } => AuditProblem::NeverAttempted,
+            Found { delivered: Some(false), .. } => AuditProblem::RetryMissing,
+        };
+        self.lost += 1;
+        if self.findings.len() < MAX_FINDINGS {
+            let Expected { key, tenant_id, accepted_at, .. } = expected;
+            self.findings.push(AuditFinding { key, tenant_id, accepted_at, problem });
+        }
+    }
+}
