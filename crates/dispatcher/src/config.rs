@@ -46,6 +46,11 @@ const PREFETCH: Setting = Setting::optional::<Count<1, 10_000>>(
     "256",
     "messages the broker sends a dispatcher ahead of their acknowledgement",
 );
+const DISABLE_AFTER_DAYS: Setting = Setting::optional::<Count<1, 365>>(
+    "disable_after_days",
+    "5",
+    "days of nothing but failed attempts after which a webhook is switched off",
+);
 const RETENTION_DAYS: Setting =
     Setting::optional::<Count<1, 3650>>("retention_days", "30", "days that events and history are kept");
 const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<2, 100>>(
@@ -55,7 +60,7 @@ const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<2, 100>>(
 );
 
 /// Every setting of the dispatcher.
-pub const SETTINGS: [Setting; 17] = [
+pub const SETTINGS: [Setting; 18] = [
     values::DATABASE_URL,
     values::AMQP_URL,
     values::AMQP_PREFIX,
@@ -71,6 +76,7 @@ pub const SETTINGS: [Setting; 17] = [
     MAX_IN_FLIGHT,
     LEASE_MS,
     PREFETCH,
+    DISABLE_AFTER_DAYS,
     RETENTION_DAYS,
     DATABASE_CONNECTIONS,
 ];
@@ -100,6 +106,8 @@ pub struct Config {
     pub poll_interval: Duration,
     /// How long a dispatcher that went silent keeps what it has taken on; a delivery under way, its deadline longer.
     pub lease: Duration,
+    /// How long every attempt may fail before a webhook is switched off.
+    pub disable_after: Duration,
     /// Days that events and history are kept.
     pub retention_days: u32,
     /// How long a shutdown may take.
@@ -133,6 +141,7 @@ impl Config {
             prefetch: 256,
             poll_interval: Duration::from_millis(200),
             lease: Duration::from_secs(30),
+            disable_after: Duration::from_secs(5 * 86_400),
             retention_days: 30,
             drain_timeout: Duration::from_secs(25),
         }
@@ -159,6 +168,9 @@ impl ProcessConfig {
             max_in_flight: settings.get::<Count<1, 100_000>>(&MAX_IN_FLIGHT)?.0 as usize,
             lease: settings.get::<Milliseconds>(&LEASE_MS)?.0,
             prefetch: u16::try_from(settings.get::<Count<1, 10_000>>(&PREFETCH)?.0).unwrap_or(u16::MAX),
+            disable_after: Duration::from_secs(
+                u64::from(settings.get::<Count<1, 365>>(&DISABLE_AFTER_DAYS)?.0) * 86_400,
+            ),
             retention_days: settings.get::<Count<1, 3650>>(&RETENTION_DAYS)?.0,
             drain_timeout: settings.get::<Milliseconds>(&values::DRAIN_TIMEOUT_MS)?.0,
             ..Config::new(store, broker)

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use domain::{Cause, Clock, Next, Outcome, RetrySchedule};
+use domain::{Cause, Clock, DisabledReason, Next, Outcome, RetrySchedule};
 use futures_util::FutureExt as _;
 use store::{AttemptRecord, Parked};
 use tokio::sync::{Notify, mpsc};
@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::attempt::{Attempted, Sender};
 use crate::delivery::{Delivery, Origin};
+use crate::gates::Gates;
 use crate::lanes::{Lanes, Limits};
 use crate::recorder::{Note, State};
 
@@ -39,6 +40,8 @@ pub(crate) struct Engine {
     /// How long a delivery under way is leased: longer than any attempt.
     lease: Duration,
     lanes: Mutex<Lanes<Delivery>>,
+    pub(crate) gates: Gates,
+    disable_after: Duration,
     notes: mpsc::Sender<Note>,
     /// Told when something has ended: there is room.
     pub(crate) room: Notify,
@@ -55,6 +58,7 @@ pub(crate) struct EngineConfig {
     pub(crate) lease: Duration,
     pub(crate) webhook_concurrency: usize,
     pub(crate) max_in_flight: usize,
+    pub(crate) disable_after: Duration,
     pub(crate) notes: mpsc::Sender<Note>,
 }
 
@@ -70,6 +74,8 @@ impl Engine {
         Arc::new(Self {
             dispatcher_id: config.dispatcher_id,
             clock: config.clock,
+            gates: Gates::new(config.sender.deadline()),
+            disable_after: config.disable_after,
             sender: config.sender,
             schedule: config.schedule,
             lease: config.lease,
@@ -85,10 +91,14 @@ impl Engine {
         let mut refused = Vec::new();
         {
             let mut lanes = self.lanes();
-            let now = Instant::now();
+            let (now, today) = (Instant::now(), self.clock.now());
             for delivery in deliveries {
                 let webhook = delivery.target.webhook.id;
-                refused.extend(lanes.submit(webhook, delivery, now).err());
+                if self.gates.limit(webhook, today) > 0 {
+                    refused.extend(lanes.submit(webhook, delivery, now).err());
+                } else {
+                    refused.push(delivery);
+                }
             }
             self.start_next(&mut lanes);
         }
@@ -102,7 +112,7 @@ impl Engine {
 
     /// How many deliveries of a webhook's could start at once.
     pub(crate) fn room_for(&self, webhook: domain::WebhookId) -> usize {
-        self.lanes().room(webhook)
+        self.lanes().room(webhook).min(self.gates.limit(webhook, self.clock.now()))
     }
 
     /// Requests under way.
@@ -149,7 +159,7 @@ impl Engine {
             error: Some("cancelled"),
             next_attempt_at: None,
         };
-        self.note(Note { attempt: Some(attempt), state: State::Finished(key), batch: None }).await;
+        self.note(Note { attempt: Some(attempt), ..Note::of_state(State::Finished(key), None) }).await;
     }
 
     pub(crate) async fn note(&self, note: Note) {
@@ -165,7 +175,7 @@ impl Engine {
 
     async fn park(&self, delivery: &Delivery, due_at: Option<DateTime<Utc>>) {
         let state = State::Parked(parked(delivery, delivery.attempts, due_at, None));
-        self.note(Note { attempt: None, state, batch: delivery.batch() }).await;
+        self.note(Note::of_state(state, delivery.batch())).await;
     }
 
     fn start_next(self: &Arc<Self>, lanes: &mut Lanes<Delivery>) {
@@ -184,6 +194,9 @@ impl Engine {
             // It has waited here for so long that another dispatcher may take it before the attempt ends.
             debug!("a lease is too old to start an attempt under");
             return self.park(&delivery, Some(now)).await;
+        }
+        if !self.gates.admit(place.webhook, now) {
+            return self.park(&delivery, None).await; // the gate opened, or another probes it, since this was put in its lane
         }
         let attempt = AssertUnwindSafe(self.attempt(&delivery, now, &mut place)).catch_unwind();
         let followed = tokio::select! {
@@ -207,7 +220,7 @@ impl Engine {
                 if let Some(batch) = batch.take() {
                     let leased_until = now + self.lease;
                     let parked = parked(delivery, delivery.attempts, Some(leased_until), Some(self.dispatcher_id));
-                    self.note(Note { attempt: None, state: State::Parked(parked), batch: Some(batch) }).await;
+                    self.note(Note::of_state(State::Parked(parked), Some(batch))).await;
                 }
                 request.await
             }
@@ -246,13 +259,23 @@ impl Engine {
                 Next::Done | Next::GiveUp => None,
             },
         };
+        let webhook = key.webhook_id;
+        let health = self.gates.record(webhook, outcome == Outcome::Delivered, ended_at);
+        let hopeless = self.gates.health(webhook).is_hopeless(ended_at, self.disable_after);
+        let disable = match outcome {
+            Outcome::Permanent(Cause::Gone) => Some((tenant_id, webhook, DisabledReason::Gone)),
+            Outcome::Permanent(_) | Outcome::Retryable(_) if hopeless => {
+                Some((tenant_id, webhook, DisabledReason::Failing))
+            }
+            Outcome::Permanent(_) | Outcome::Retryable(_) | Outcome::Delivered => None,
+        };
         let state = match next {
             Next::RetryAt(at) => State::Parked(parked(delivery, attempt, Some(at), None)),
-            Next::GiveUp if outcome == Outcome::Permanent(Cause::Gone) => State::Gone(key, tenant_id),
             Next::Done | Next::GiveUp if has_row => State::Finished(key),
             Next::Done | Next::GiveUp => State::Done,
         };
-        Note { attempt: Some(record), state, batch }
+        let health = health.map(|health| (webhook, health));
+        Note { attempt: Some(record), state, batch, health, disable }
     }
 
     fn lanes(&self) -> MutexGuard<'_, Lanes<Delivery>> {

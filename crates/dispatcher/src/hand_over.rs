@@ -212,7 +212,7 @@ impl HandOver {
         debug!(batch, deliveries = deliveries.len(), "a batch is routed");
         self.open_batches.open(batch, deliveries.len().max(1));
         if deliveries.is_empty() {
-            self.engine.note(Note { attempt: None, state: State::Done, batch: Some(batch) }).await;
+            self.engine.note(Note::of_state(State::Done, Some(batch))).await;
         }
         self.engine.submit(deliveries).await;
     }

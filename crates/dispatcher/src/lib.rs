@@ -7,6 +7,7 @@ mod attempt;
 pub mod config;
 mod delivery;
 mod engine;
+mod gates;
 mod hand_over;
 mod lanes;
 mod parked;
@@ -75,6 +76,7 @@ impl Dispatcher {
             lease,
             webhook_concurrency: config.webhook_concurrency,
             max_in_flight: config.max_in_flight,
+            disable_after: config.disable_after,
             notes,
         });
         let routing = Arc::new(Routing::new(config.store.clone()));
@@ -119,6 +121,10 @@ impl Dispatcher {
             ("waiting deliveries", tokio::spawn(parked.clone().run_waiting())),
             ("take-over", tokio::spawn(parked.run_take_over())),
             ("partitions", tokio::spawn(partitions)),
+            (
+                "health",
+                tokio::spawn(upkeep::follow_health(config.store.clone(), Arc::clone(&engine), stop.clone())),
+            ),
             ("parking", tokio::spawn(upkeep::park_overdue(Arc::clone(&engine), stop.clone()))),
         ];
         let leases = upkeep::renew_leases(

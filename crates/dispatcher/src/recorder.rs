@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use domain::{Backoff, Clock, DisabledReason, TenantId, WebhookId};
+use domain::{Backoff, Clock, DisabledReason, Health, TenantId, WebhookId};
 use store::{AttemptRecord, Batch, BatchId, DeliveryKey, Parked, Store, StoreError};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
@@ -21,6 +21,17 @@ pub(crate) struct Note {
     pub(crate) state: State,
     /// The batch that waits for this, unless it does not any more.
     pub(crate) batch: Option<BatchId>,
+    /// How the webhook is doing, where the other dispatchers need to know.
+    pub(crate) health: Option<(WebhookId, Health)>,
+    /// The webhook to switch off, if this is the end of it.
+    pub(crate) disable: Option<(TenantId, WebhookId, DisabledReason)>,
+}
+
+impl Note {
+    /// A delivery moves on without an attempt.
+    pub(crate) fn of_state(state: State, batch: Option<BatchId>) -> Self {
+        Self { attempt: None, state, batch, health: None, disable: None }
+    }
 }
 
 /// What becomes of a delivery.
@@ -32,8 +43,6 @@ pub(crate) enum State {
     Finished(DeliveryKey),
     /// It is over, and never had a row.
     Done,
-    /// It is over, removes its row, and switches its webhook off.
-    Gone(DeliveryKey, TenantId),
 }
 
 /// How many deliveries of each open batch are not settled yet.
@@ -78,6 +87,13 @@ impl OpenBatches {
     }
 }
 
+/// What follows from some notes.
+struct Collected {
+    batch: Batch,
+    health: Vec<(WebhookId, Health)>,
+    disable: Vec<(TenantId, WebhookId, DisabledReason)>,
+}
+
 /// The task that writes.
 pub(crate) struct Recorder {
     pub(crate) store: Store,
@@ -92,30 +108,30 @@ impl Recorder {
     pub(crate) async fn run(mut self) {
         let mut notes = Vec::with_capacity(MAX_RESULTS);
         while self.notes.recv_many(&mut notes, MAX_RESULTS).await > 0 {
-            let (batch, gone) = self.collect(notes.drain(..));
-            self.write(batch).await;
-            for (tenant, webhook) in gone {
-                self.disable(tenant, webhook).await;
+            let collected = self.collect(notes.drain(..));
+            self.write(collected.batch).await;
+            self.save_health(collected.health).await;
+            for (tenant, webhook, reason) in collected.disable {
+                self.disable(tenant, webhook, reason).await;
             }
         }
     }
 
-    fn collect(&self, notes: impl Iterator<Item = Note>) -> (Batch, Vec<(TenantId, WebhookId)>) {
+    fn collect(&self, notes: impl Iterator<Item = Note>) -> Collected {
         let mut batch = Batch::default();
-        let mut gone = Vec::new();
+        let mut disable = Vec::new();
+        let mut health = HashMap::new();
         // A delivery may be parked and finished within one batch; only its last state is written.
         let mut states: HashMap<DeliveryKey, Option<Parked>> = HashMap::new();
         for note in notes {
             batch.attempts.extend(note.attempt);
+            health.extend(note.health);
+            disable.extend(note.disable);
             match note.state {
                 State::Parked(parked) => {
                     states.insert(parked.key.clone(), Some(parked));
                 }
                 State::Finished(key) => {
-                    states.insert(key, None);
-                }
-                State::Gone(key, tenant) => {
-                    gone.push((tenant, key.webhook_id));
                     states.insert(key, None);
                 }
                 State::Done => {}
@@ -128,7 +144,7 @@ impl Recorder {
                 None => batch.finished.push(key),
             }
         }
-        (batch, gone)
+        Collected { batch, health: health.into_iter().collect(), disable }
     }
 
     async fn write(&self, batch: Batch) {
@@ -154,12 +170,21 @@ impl Recorder {
         }
     }
 
-    async fn disable(&self, tenant: TenantId, webhook: WebhookId) {
-        match self.store.disable_webhook(tenant, webhook, DisabledReason::Gone, self.clock.now()).await {
-            Ok(true) => info!(%webhook, "webhook disabled: its receiver answered 410 Gone"),
+    async fn save_health(&self, health: Vec<(WebhookId, Health)>) {
+        if !health.is_empty()
+            && let Err(error) = self.store.save_health(&health, self.clock.now()).await
+        {
+            // The next change tells them, or their own failures do.
+            warn!(%error, "the other dispatchers were not told how webhooks are doing");
+        }
+    }
+
+    async fn disable(&self, tenant: TenantId, webhook: WebhookId, reason: DisabledReason) {
+        match self.store.disable_webhook(tenant, webhook, reason, self.clock.now()).await {
+            Ok(true) => info!(%webhook, reason = reason.code(), "a webhook is switched off"),
             Ok(false) => {}
             // The next delivery meets the same answer and tries again.
-            Err(error) => warn!(%error, %webhook, "a webhook whose receiver is gone could not be disabled"),
+            Err(error) => warn!(%error, %webhook, "a webhook could not be switched off"),
         }
     }
 }

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta};
 use domain::Clock;
 use store::{Lease, Store};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use crate::engine::Engine;
@@ -15,6 +16,12 @@ use crate::recorder::OpenBatches;
 
 /// How often deliveries that wait in memory are looked at.
 const PARK_INTERVAL: Duration = Duration::from_millis(100);
+/// How often the health of webhooks is read.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+/// How far back each time.
+const HEALTH_OVERLAP: TimeDelta = TimeDelta::seconds(30);
+/// How long it is kept that a webhook has recovered.
+const HEALTHY_KEPT: TimeDelta = TimeDelta::days(1);
 /// How often partitions are looked at.
 const PARTITION_INTERVAL: Duration = Duration::from_secs(3600);
 /// How soon again after that failed.
@@ -55,6 +62,23 @@ pub(crate) async fn renew_leases(
     }
 }
 
+/// Learns from the other dispatchers how webhooks are doing.
+pub(crate) async fn follow_health(store: Store, engine: Arc<Engine>, stop: CancellationToken) {
+    // At first everything that is known, then what is new; some of it twice, because clocks and commits differ.
+    let mut since = DateTime::UNIX_EPOCH;
+    while !stop.is_cancelled() {
+        let now = engine.clock.now();
+        match store.health_since(since).await {
+            Ok(changes) => {
+                engine.gates.learn(changes);
+                since = now - HEALTH_OVERLAP;
+            }
+            Err(error) => debug!(%error, "how webhooks are doing could not be read"),
+        }
+        rest(HEALTH_INTERVAL, &stop).await;
+    }
+}
+
 /// Makes partitions ahead of their days and drops those past retention.
 pub(crate) async fn maintain_partitions(
     store: Store,
@@ -63,7 +87,11 @@ pub(crate) async fn maintain_partitions(
     stop: CancellationToken,
 ) {
     while !stop.is_cancelled() {
-        let today = engine.clock.now().date_naive();
+        let now = engine.clock.now();
+        let today = now.date_naive();
+        if let Err(error) = store.forget_healthy(now - HEALTHY_KEPT).await {
+            warn!(%error, "old health could not be dropped");
+        }
         let wait = match store.maintain_partitions(today, DAYS_AHEAD, retention_days).await {
             Ok(report) => {
                 if report.created + report.dropped > 0 {

@@ -132,6 +132,8 @@ impl fmt::Debug for SecretBytes {
 pub enum DisabledReason {
     /// The receiver answered 410 Gone.
     Gone,
+    /// Every attempt has failed for days.
+    Failing,
 }
 
 impl DisabledReason {
@@ -139,6 +141,7 @@ impl DisabledReason {
     pub fn code(self) -> &'static str {
         match self {
             Self::Gone => "gone",
+            Self::Failing => "failing",
         }
     }
 }
@@ -149,6 +152,7 @@ impl FromStr for DisabledReason {
     fn from_str(code: &str) -> Result<Self, Invalid> {
         match code {
             "gone" => Ok(Self::Gone),
+            "failing" => Ok(Self::Failing),
             other => Err(Invalid::new(format!("{other:?} is not a reason for disabling a webhook"))),
         }
     }

@@ -17,11 +17,21 @@ pub struct Migration {
 }
 
 /// Every migration, oldest first. The files are part of the binary.
-const MIGRATIONS: [Migration; 1] = [Migration {
-    version: 1,
-    name: "0001_foundation",
-    sql: include_str!("../../../migrations/0001_foundation.sql"),
-}];
+const MIGRATIONS: [Migration; 2] = [
+    Migration {
+        version: 1,
+        name: "0001_foundation",
+        sql: include_str!("../../../migrations/0001_foundation.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "0002_webhook_health",
+        sql: include_str!("../../../migrations/0002_webhook_health.sql"),
+    },
+];
+
+/// The version of the schema that this build needs.
+pub const SCHEMA_VERSION: i32 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 
 /// Any number that nothing else in the database uses as an advisory lock.
 const MIGRATION_LOCK: i64 = 0x706f_7374_7269_6465;

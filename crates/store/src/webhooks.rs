@@ -109,6 +109,12 @@ UPDATE webhooks SET url = $3, events = $4, session_ids = $5, secret = $6, is_act
 WHERE tenant_id = $1 AND id = $2
 RETURNING id, tenant_id, url, events, session_ids, secret, is_active, disabled_reason, disabled_at, created_at, updated_at";
 
+// Its receiver gets a fresh start, and the dispatchers learn of it.
+const RESET_HEALTH: &str = "-- reset_health
+UPDATE webhook_health
+SET failing_since = NULL, open_until = NULL, consecutive_failures = 0, times_opened = 0, updated_at = $2
+WHERE webhook_id = $1";
+
 const DISABLE_WEBHOOK: &str = "-- disable_webhook
 UPDATE webhooks SET is_active = false, disabled_reason = $3, disabled_at = $4, updated_at = $4
 WHERE tenant_id = $1 AND id = $2 AND is_active";
@@ -242,6 +248,8 @@ impl Store {
         transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
         if !is_active {
             cancel_deliveries(&transaction, tenant, id, now).await?;
+        } else if !before.is_active {
+            transaction.execute(&transaction.prepare_cached(RESET_HEALTH).await?, &[&id.0, &now]).await?;
         }
         transaction.commit().await?;
         Ok(Some(read_webhook(&row)?))

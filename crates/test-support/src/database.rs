@@ -1,5 +1,5 @@
 use chrono::Utc;
-use store::Store;
+use store::{SCHEMA_VERSION, Store};
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
@@ -7,7 +7,11 @@ use crate::variable;
 
 /// Any number that nothing else on the server uses as an advisory lock.
 const TEMPLATE_LOCK: i64 = 0x7465_7374;
-const TEMPLATE: &str = "postrider_template";
+
+/// Another schema is another template: a server may live longer than a schema.
+fn template_name() -> String {
+    format!("postrider_template_{SCHEMA_VERSION}")
+}
 
 /// A database of one test's own, copied from a template that has the schema.
 pub struct TestDatabase {
@@ -23,7 +27,7 @@ impl TestDatabase {
         let admin = connect(&server).await;
         ensure_template(&admin, &server).await;
         let name = format!("test_{}", Uuid::now_v7().simple());
-        admin.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}")).await.unwrap();
+        admin.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {}", template_name())).await.unwrap();
         let url = with_database(&server, &name);
         Self { store: Store::new(&url, 4).unwrap(), url }
     }
@@ -55,18 +59,19 @@ impl TestDatabase {
 
 /// Several test processes may want it at once: the lock lets one make it.
 async fn ensure_template(admin: &Client, server: &str) {
+    let template = template_name();
     admin.execute("SELECT pg_advisory_lock($1)", &[&TEMPLATE_LOCK]).await.unwrap();
     let exists = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1 AND datistemplate)";
-    if !admin.query_one(exists, &[&TEMPLATE]).await.unwrap().get::<_, bool>(0) {
-        admin.batch_execute(&format!("DROP DATABASE IF EXISTS {TEMPLATE}")).await.unwrap();
-        admin.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).await.unwrap();
-        let store = Store::new(&with_database(server, TEMPLATE), 1).unwrap();
+    if !admin.query_one(exists, &[&template]).await.unwrap().get::<_, bool>(0) {
+        admin.batch_execute(&format!("DROP DATABASE IF EXISTS {template}")).await.unwrap();
+        admin.batch_execute(&format!("CREATE DATABASE {template}")).await.unwrap();
+        let store = Store::new(&with_database(server, &template), 1).unwrap();
         store.migrate(|_| ()).await.unwrap();
         store.maintain_partitions(Utc::now().date_naive(), 2, 30).await.unwrap();
-        admin.batch_execute(&format!("ALTER DATABASE {TEMPLATE} IS_TEMPLATE true")).await.unwrap();
+        admin.batch_execute(&format!("ALTER DATABASE {template} IS_TEMPLATE true")).await.unwrap();
         drop(store);
         let disconnect = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1";
-        admin.execute(disconnect, &[&TEMPLATE]).await.unwrap();
+        admin.execute(disconnect, &[&template]).await.unwrap();
     }
     admin.execute("SELECT pg_advisory_unlock($1)", &[&TEMPLATE_LOCK]).await.unwrap();
 }

@@ -1,9 +1,11 @@
+use std::collections::HashMap;
+
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, SecondsFormat, Utc};
 use domain::{
-    EventPattern, Invalid, MAX_EVENTS_PER_WEBHOOK, MAX_SESSIONS_PER_WEBHOOK, Scope, SecretBytes, SessionId,
-    Webhook, WebhookId, WebhookUrl,
+    EventPattern, Gate, Health, Invalid, MAX_EVENTS_PER_WEBHOOK, MAX_SESSIONS_PER_WEBHOOK, Scope,
+    SecretBytes, SessionId, Webhook, WebhookId, WebhookUrl,
 };
 use serde::{Deserialize, Serialize};
 use signing::Secret;
@@ -35,7 +37,10 @@ pub(crate) struct WebhookView {
     is_active: bool,
     /// Wanted sessions; null wants all.
     session_ids: Option<Vec<String>>,
-    /// Why Postrider switched the webhook off: `gone` when the receiver answered 410. Null otherwise.
+    /// How the receiver is doing.
+    health: HealthView,
+    /// Why Postrider switched the webhook off: `gone` when the receiver answered 410, `failing` when every attempt failed
+    /// for days. Null otherwise.
     disabled_reason: Option<&'static str>,
     /// When Postrider switched the webhook off.
     #[schema(format = DateTime)]
@@ -44,6 +49,34 @@ pub(crate) struct WebhookView {
     created_at: String,
     #[schema(format = DateTime)]
     updated_at: String,
+}
+
+/// How a webhook's receiver is doing.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = WebhookHealth)]
+pub(crate) struct HealthView {
+    status: HealthStatus,
+    /// When the first of the failures since the last success was.
+    #[schema(format = DateTime)]
+    failing_since: Option<String>,
+    /// Until when deliveries wait without being attempted.
+    #[schema(format = DateTime)]
+    open_until: Option<String>,
+}
+
+/// The state of a webhook's circuit breaker.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum HealthStatus {
+    /// The last attempt succeeded, or none was made yet.
+    Healthy,
+    /// The last attempts failed.
+    Failing,
+    /// So many failed in a row that deliveries wait.
+    Open,
+    /// The wait is over; one request finds out how the receiver is.
+    HalfOpen,
 }
 
 /// A new webhook, with its secret.
@@ -122,7 +155,11 @@ pub(crate) struct ChangeWebhook {
 pub(crate) async fn list(caller: Authenticated, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
     let tenant = caller.may(Scope::WebhooksRead)?;
     let webhooks = state.store.webhooks(tenant).await?;
-    Ok(success(StatusCode::OK, webhooks.iter().map(WebhookView::from).collect::<Vec<_>>()))
+    let ids: Vec<WebhookId> = webhooks.iter().map(|webhook| webhook.id).collect();
+    let health: HashMap<WebhookId, Health> = state.store.health_of(&ids).await?.into_iter().collect();
+    let healthy = Health::default();
+    let view = |webhook: &Webhook| WebhookView::new(webhook, health.get(&webhook.id).unwrap_or(&healthy));
+    Ok(success(StatusCode::OK, webhooks.iter().map(view).collect::<Vec<_>>()))
 }
 
 /// Create webhook
@@ -167,7 +204,8 @@ pub(crate) async fn create(
         is_active: request.is_active.unwrap_or(true),
     };
     let webhook = state.store.create_webhook(tenant, &new, Utc::now()).await?;
-    let created = CreatedWebhook { webhook: WebhookView::from(&webhook), secret: secret.reveal() };
+    let created =
+        CreatedWebhook { webhook: WebhookView::new(&webhook, &Health::default()), secret: secret.reveal() };
     Ok(success(StatusCode::CREATED, created))
 }
 
@@ -195,7 +233,7 @@ pub(crate) async fn get(
     let tenant = caller.may(Scope::WebhooksRead)?;
     let id = parse_id(&id)?;
     let webhook = state.store.webhook(tenant, id).await?.ok_or_else(ApiError::webhook_not_found)?;
-    Ok(success(StatusCode::OK, WebhookView::from(&webhook)))
+    Ok(success(StatusCode::OK, view_with_health(&state, &webhook).await?))
 }
 
 /// Change webhook
@@ -229,7 +267,7 @@ pub(crate) async fn change(
     let change = parse_change(request, &state, &types)?;
     let changed = state.store.change_webhook(tenant, id, &change, Utc::now()).await?;
     let webhook = changed.ok_or_else(ApiError::webhook_not_found)?;
-    Ok(success(StatusCode::OK, WebhookView::from(&webhook)))
+    Ok(success(StatusCode::OK, view_with_health(&state, &webhook).await?))
 }
 
 /// Delete webhook
@@ -259,6 +297,11 @@ pub(crate) async fn delete(
         return Err(ApiError::webhook_not_found());
     }
     Ok(success(StatusCode::OK, DeletedWebhook { id: id.to_string(), deleted: true }))
+}
+
+async fn view_with_health(state: &State, webhook: &Webhook) -> Result<WebhookView, ApiError> {
+    let health = state.store.health_of(&[webhook.id]).await?.pop().map(|(_, health)| health);
+    Ok(WebhookView::new(webhook, &health.unwrap_or_default()))
 }
 
 /// An id that is not a UUID names nothing, which is all there is to say of it.
@@ -316,9 +359,21 @@ fn parse_sessions<S: AsRef<str>>(sessions: &[S]) -> Result<Vec<SessionId>, Inval
     sessions.iter().map(|session| session.as_ref().parse()).collect()
 }
 
-impl From<&Webhook> for WebhookView {
-    fn from(webhook: &Webhook) -> Self {
+impl WebhookView {
+    fn new(webhook: &Webhook, health: &Health) -> Self {
+        let status = match health.gate(Utc::now()) {
+            Gate::Open => HealthStatus::Open,
+            Gate::HalfOpen => HealthStatus::HalfOpen,
+            Gate::Closed if health.failing_since.is_some() => HealthStatus::Failing,
+            Gate::Closed => HealthStatus::Healthy,
+        };
+        let health = HealthView {
+            status,
+            failing_since: health.failing_since.map(timestamp),
+            open_until: health.open_until.map(timestamp),
+        };
         Self {
+            health,
             id: webhook.id.to_string(),
             url: webhook.url.as_str().to_owned(),
             events: webhook.events.iter().map(ToString::to_string).collect(),

@@ -46,6 +46,29 @@ async fn a_webhook_can_be_read_changed_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_shows_how_its_receiver_is_doing_and_switching_it_on_gives_it_a_fresh_start() {
+    let api = TestApi::start().await;
+    let id = api.create_webhook("https://example.com/").await;
+    let path = format!("/api/webhooks/{id}");
+    let healthy = json!({"status": "healthy", "failingSince": null, "openUntil": null});
+    assert_eq!(api.get(&path).await.body["data"]["health"], healthy);
+    let now = chrono::Utc::now();
+    let mut health = domain::Health::default();
+    let webhook = id.parse().unwrap();
+    for (failures, status) in [(1, "failing"), (19, "open")] {
+        for _ in 0..failures {
+            health = health.after_failure(now);
+        }
+        api.database.store.save_health(&[(webhook, health.clone())], now).await.unwrap();
+        assert_eq!(api.get(&path).await.body["data"]["health"]["status"], json!(status));
+        assert_eq!(api.get("/api/webhooks").await.body["data"][0]["health"]["status"], json!(status));
+    }
+    assert!(api.get(&path).await.body["data"]["health"]["openUntil"].is_string());
+    api.patch(&path, r#"{"isActive":false}"#).await;
+    assert_eq!(api.patch(&path, r#"{"isActive":true}"#).await.body["data"]["health"], healthy);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn webhooks_are_listed_oldest_first_and_only_the_tenants_own() {
     let api = TestApi::start().await;
     for number in 1..=3 {

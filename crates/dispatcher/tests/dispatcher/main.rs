@@ -3,6 +3,7 @@
 
 mod crashes;
 mod delivering;
+mod gates;
 mod helpers;
 mod queue_contract;
 mod retrying;
