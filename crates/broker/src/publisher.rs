@@ -187,9 +187,7 @@ impl PublishTask {
                 () = sleep_until(oldest_deadline.unwrap_or_else(Instant::now)), if oldest_deadline.is_some() => {
                     return Ended::Lost("a confirm did not come in time".to_owned());
                 }
-                () = self.stop.cancelled(), if !stopping => {
-                    self.requests.close();
-                }
+                () = self.stop.cancelled(), if !self.requests.is_closed() => self.requests.close(),
             }
             if !connection.status().connected() {
                 return Ended::Lost("the connection was closed".to_owned());

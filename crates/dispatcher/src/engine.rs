@@ -26,7 +26,7 @@ const MAX_FAST: usize = 256;
 const SLOW_AFTER: Duration = Duration::from_secs(1);
 /// How long a delivery waits in memory for its webhook's lane before it is parked.
 const MAX_WAIT: Duration = Duration::from_secs(1);
-/// Deliveries that wait in memory before no more events are taken over.
+/// Deliveries that wait in memory before no more events are taken over. One webhook can have half of them.
 const HIGH_WATER: usize = 2_000;
 /// How long a delivery rests after an attempt met a defect of ours.
 const AFTER_DEFECT: Duration = Duration::from_secs(30);
@@ -68,7 +68,7 @@ impl Engine {
             per_webhook: config.webhook_concurrency,
             fast: MAX_FAST,
             total: config.max_in_flight,
-            queue_per_webhook: HIGH_WATER,
+            queue_per_webhook: HIGH_WATER / 2,
             max_wait: MAX_WAIT,
         };
         Arc::new(Self {
@@ -296,6 +296,7 @@ fn parked(
         attempts,
         due_at,
         leased_by,
+        is_new: matches!(delivery.origin, Origin::Batch(_)),
     }
 }
 

@@ -124,8 +124,10 @@ mod tests {
         let (ours, theirs) = (Gates::new(Duration::from_secs(15)), Gates::new(Duration::from_secs(15)));
         let webhook = WebhookId::generate();
         let now = Utc::now();
-        let news = (0..20).filter_map(|_| theirs.record(webhook, false, now)).next_back().unwrap();
-        ours.learn(vec![(webhook, news)]);
+        for _ in 0..20 {
+            let news = theirs.record(webhook, false, now);
+            ours.learn(news.map(|health| (webhook, health)).into_iter().collect());
+        }
         assert!(!ours.admit(webhook, now));
         ours.learn(vec![(webhook, Health::default())]);
         assert!(ours.admit(webhook, now));

@@ -25,6 +25,8 @@ pub(crate) const MAX_WAITING: usize = 512;
 const MAX_CLAIM: usize = 256;
 /// Webhooks looked at in one round of the gates.
 const WEBHOOKS_PER_ROUND: usize = 500;
+/// How soon gates are looked at again after something waited for them.
+const WAITING_PAUSE: Duration = Duration::from_millis(20);
 /// Batches taken over in one round.
 const BATCHES_PER_ROUND: usize = 20;
 
@@ -76,9 +78,9 @@ impl ParkedDeliveries {
                 Ok((next, claimed)) => {
                     backoff.reset();
                     after = next;
-                    if claimed == 0 && after.is_none() {
-                        self.rest(self.poll_interval).await;
-                    }
+                    // Where something was taken on there is likely more; but never look again at once, or what the
+                    // lanes give back would go round and round.
+                    self.rest(if claimed > 0 { WAITING_PAUSE } else { self.poll_interval }).await;
                 }
                 Err(error) => self.rest_after(&error, "waiting deliveries", &mut backoff).await,
             }

@@ -43,6 +43,9 @@ pub struct Parked {
     pub due_at: Option<DateTime<Utc>>,
     /// Who is at it until then, if anybody is.
     pub leased_by: Option<Uuid>,
+    /// Whether it may lack a row. One that had a row and lost it was finished by another dispatcher meanwhile, and must
+    /// not come back.
+    pub is_new: bool,
 }
 
 /// What a dispatcher has to write down at one moment. A delivery is in at most one of `parked` and `finished`.
@@ -79,9 +82,12 @@ WITH attempts AS (
     ON CONFLICT DO NOTHING
 ), parked AS (
     INSERT INTO deliveries AS d (tenant_id, webhook_id, event_id, event_day, accepted_at, attempts, due_at, leased_by)
-    SELECT g.* FROM unnest($12::uuid[], $13::uuid[], $14::text[], $15::date[], $16::timestamptz[], $17::integer[],
-        $18::timestamptz[], $19::uuid[]) AS g (tenant_id, webhook_id, event_id, event_day, accepted_at, attempts, due_at,
-        leased_by)
+    SELECT g.tenant_id, g.webhook_id, g.event_id, g.event_day, g.accepted_at, g.attempts, g.due_at, g.leased_by
+    FROM unnest($12::uuid[], $13::uuid[], $14::text[], $15::date[], $16::timestamptz[], $17::integer[],
+        $18::timestamptz[], $19::uuid[], $24::boolean[]) AS g (tenant_id, webhook_id, event_id, event_day, accepted_at,
+        attempts, due_at, leased_by, is_new)
+    WHERE g.is_new OR EXISTS (SELECT FROM deliveries x
+        WHERE x.webhook_id = g.webhook_id AND x.event_id = g.event_id AND x.event_day = g.event_day)
     ON CONFLICT (webhook_id, event_id, event_day)
     DO UPDATE SET attempts = excluded.attempts, due_at = excluded.due_at, leased_by = excluded.leased_by
         WHERE d.attempts <= excluded.attempts
@@ -126,6 +132,7 @@ impl Store {
                     &column(finished, |key| key.event_id.as_str()),
                     &column(finished, |key| key.event_day),
                     &batch.settled,
+                    &column(parked, |p| p.is_new),
                 ],
             )
             .await?;

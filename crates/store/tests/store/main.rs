@@ -89,6 +89,7 @@ async fn due_deliveries_are_claimed_by_one_at_a_time_and_again_when_the_lease_ru
             attempts: 1,
             due_at: Some(now),
             leased_by: None,
+            is_new: true,
         })
         .collect();
     store.record(&Batch { parked, settled: vec![handed.batch], ..Batch::default() }).await.unwrap();
@@ -112,6 +113,39 @@ async fn due_deliveries_are_claimed_by_one_at_a_time_and_again_when_the_lease_ru
     assert_eq!(store.claim_due(now + TimeDelta::seconds(29), 1000, lease(now)).await.unwrap().len(), 0);
     let later = now + TimeDelta::seconds(31);
     assert_eq!(store.claim_due(later, 1000, lease(later)).await.unwrap().len(), 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_failure_does_not_bring_back_what_another_dispatcher_has_finished() {
+    let database = TestDatabase::create().await;
+    let store = &database.store;
+    let tenant = new_tenant(store).await;
+    let now = Utc::now();
+    let handed = store.hand_over(&[&event(tenant, "e1")], now, lease(now)).await.unwrap();
+    let key = DeliveryKey {
+        webhook_id: WebhookId::generate(),
+        event_id: "e1".parse().unwrap(),
+        event_day: handed.day,
+    };
+    let parked = |is_new| Batch {
+        parked: vec![Parked {
+            key: key.clone(),
+            tenant_id: tenant,
+            accepted_at: now,
+            attempts: 1,
+            due_at: Some(now),
+            leased_by: None,
+            is_new,
+        }],
+        ..Batch::default()
+    };
+    let rows = "SELECT count(*) FROM deliveries";
+    store.record(&parked(true)).await.unwrap();
+    store.record(&parked(false)).await.unwrap();
+    assert_eq!(database.count(rows).await, 1);
+    store.record(&Batch { finished: vec![key.clone()], ..Batch::default() }).await.unwrap();
+    store.record(&parked(false)).await.unwrap();
+    assert_eq!(database.count(rows).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,6 +245,7 @@ async fn the_audit_finds_exactly_the_lost_deliveries_and_repairs_them() {
         attempts: 1,
         due_at: later,
         leased_by: None,
+        is_new: true,
     };
     let batch = Batch {
         attempts: vec![
