@@ -1,11 +1,8 @@
 use chrono::{DateTime, NaiveDate, Utc};
 use uuid::Uuid;
 
-use crate::events::{Lease, StoredEvent, read_event};
-use crate::{Store, StoreError};
-
-/// Names a hand-over whose deliveries are not all settled.
-pub type BatchId = i64;
+use crate::events::{StoredEvent, read_event};
+use crate::{BatchId, Lease, Store, StoreError};
 
 /// An open batch whose holder went silent, with its events.
 #[derive(Debug, Clone)]

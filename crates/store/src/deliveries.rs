@@ -3,8 +3,8 @@ use domain::{EventId, TenantId, WebhookId};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use crate::events::{Lease, StoredEvent, read_event};
-use crate::{BatchId, Store, StoreError};
+use crate::events::{StoredEvent, read_event};
+use crate::{BatchId, Lease, Store, StoreError};
 
 /// Names a delivery: one event for one webhook.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

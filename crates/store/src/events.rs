@@ -7,17 +7,7 @@ use domain::{Event, TenantId};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use crate::batches::BatchId;
-use crate::{Store, StoreError};
-
-/// Who holds something, and until when unless it is renewed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lease {
-    /// The dispatcher.
-    pub holder: Uuid,
-    /// When anybody else may take it.
-    pub until: DateTime<Utc>,
-}
+use crate::{BatchId, Lease, Store, StoreError};
 
 /// What became of one event of a hand-over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
