@@ -10,7 +10,8 @@ use lapin::protocol::basic::AMQPProperties;
 use lapin::{Channel, Confirmation, Connection, PublisherConfirm};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::error::Elapsed;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -27,6 +28,8 @@ const MAX_OUTSTANDING: usize = 2;
 const MAX_WAITING_EVENTS: usize = 8192;
 /// Most bytes of events that wait for their confirm in one process.
 const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
+/// How long a connection may take to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The broker's persistent delivery mode.
 const PERSISTENT: u8 = 2;
 
@@ -62,7 +65,6 @@ pub enum PublishError {
 struct Request {
     event: Bytes,
     reply: oneshot::Sender<Result<(), PublishError>>,
-    deadline: Instant,
     _budget: OwnedSemaphorePermit,
 }
 
@@ -71,7 +73,8 @@ impl Publisher {
     pub fn start(config: BrokerConfig, timeout: Duration, stop: CancellationToken) -> (Self, JoinHandle<()>) {
         let (requests, receiver) = mpsc::channel(MAX_WAITING_EVENTS);
         let (ready_sender, ready) = watch::channel(false);
-        let task = PublishTask { config, requests: receiver, ready: ready_sender, stop };
+        let task =
+            PublishTask { config, confirm_timeout: timeout, requests: receiver, ready: ready_sender, stop };
         let budget = Arc::new(Semaphore::new(MAX_WAITING_BYTES));
         (Self { requests, budget, timeout, ready }, tokio::spawn(task.run()))
     }
@@ -81,11 +84,10 @@ impl Publisher {
         let bytes = u32::try_from(event.len()).map_err(|_| PublishError::Overloaded)?;
         let budget =
             self.budget.clone().try_acquire_many_owned(bytes).map_err(|_| PublishError::Overloaded)?;
-        let deadline = Instant::now() + self.timeout;
         let (reply, answer) = oneshot::channel();
-        let request = Request { event, reply, deadline, _budget: budget };
+        let request = Request { event, reply, _budget: budget };
         self.requests.try_send(request).map_err(|_| PublishError::Overloaded)?;
-        match timeout_at(deadline, answer).await {
+        match timeout(self.timeout, answer).await {
             Err(_) => Err(PublishError::Timeout),
             Ok(Err(_)) => Err(PublishError::Disconnected),
             Ok(Ok(result)) => result,
@@ -100,6 +102,7 @@ impl Publisher {
 
 struct PublishTask {
     config: BrokerConfig,
+    confirm_timeout: Duration,
     requests: mpsc::Receiver<Request>,
     ready: watch::Sender<bool>,
     stop: CancellationToken,
@@ -124,7 +127,7 @@ impl PublishTask {
                     self.ready.send_replace(true);
                     let ended = self.publish_on(&connection, &channel).await;
                     self.ready.send_replace(false);
-                    let _ = connection.close(200, "done".into()).await;
+                    let _ = timeout(CLOSE_TIMEOUT, connection.close(200, "done".into())).await;
                     ended
                 }
                 Err(error) => Ended::Lost(error.to_string()),
@@ -149,7 +152,6 @@ impl PublishTask {
 
     async fn publish_on(&mut self, connection: &Connection, channel: &Channel) -> Ended {
         let mut outstanding = FuturesOrdered::new();
-        let mut oldest_deadline = None;
         let mut stopping = false;
         loop {
             if stopping && outstanding.is_empty() {
@@ -160,32 +162,28 @@ impl PublishTask {
                     if let Err(reason) = settle(confirmed, &mut outstanding) {
                         return Ended::Lost(reason);
                     }
-                    if outstanding.is_empty() {
-                        oldest_deadline = None;
-                    }
                 }
                 request = self.requests.recv(), if outstanding.len() < MAX_OUTSTANDING => {
                     let Some(first) = request else { stopping = true; continue };
+                    if first.reply.is_closed() {
+                        continue; // its caller has given up; sending it would surprise
+                    }
                     if connection.status().blocked() {
                         // Frames would pile up in memory: the broker takes none until its alarm ends.
                         let _ = first.reply.send(Err(PublishError::Refused));
                         continue;
                     }
-                    let deadline = first.deadline;
                     let (message, replies) = self.coalesce(first);
                     match self.send(channel, &message).await {
                         Ok(confirm) => {
-                            oldest_deadline.get_or_insert(deadline);
-                            outstanding.push_back(async move { (confirm.await, replies) });
+                            let limit = self.confirm_timeout;
+                            outstanding.push_back(async move { (timeout(limit, confirm).await, replies) });
                         }
                         Err(error) => {
                             answer(replies, Err(PublishError::Disconnected));
                             return Ended::Lost(error.to_string());
                         }
                     }
-                }
-                () = sleep_until(oldest_deadline.unwrap_or_else(Instant::now)), if oldest_deadline.is_some() => {
-                    return Ended::Lost("a confirm did not come in time".to_owned());
                 }
                 () = self.stop.cancelled(), if !self.requests.is_closed() => self.requests.close(),
             }
@@ -224,7 +222,7 @@ impl PublishTask {
     }
 }
 
-type Confirmed = (lapin::Result<Confirmation>, Replies);
+type Confirmed = (Result<lapin::Result<Confirmation>, Elapsed>, Replies);
 
 /// Answers what a confirm settles. Any refusal is an error, and so ends the connection: the next one declares the
 /// topology again, and lapin can attach a returned message to the confirm of a neighbour, so everything that is not yet
@@ -239,11 +237,12 @@ where
         settled.push(next);
     }
     let fault = settled.iter().find_map(|(confirmation, _)| match confirmation {
-        Ok(Confirmation::Ack(None)) => None,
-        Ok(Confirmation::Ack(Some(_))) => Some("a message was returned: no queue took it".to_owned()),
-        Ok(Confirmation::Nack(_)) => Some("a message was refused".to_owned()),
-        Ok(Confirmation::NotRequested) => Some("the channel does not confirm".to_owned()),
-        Err(error) => Some(error.to_string()),
+        Ok(Ok(Confirmation::Ack(None))) => None,
+        Ok(Ok(Confirmation::Ack(Some(_)))) => Some("a message was returned: no queue took it".to_owned()),
+        Ok(Ok(Confirmation::Nack(_))) => Some("a message was refused".to_owned()),
+        Ok(Ok(Confirmation::NotRequested)) => Some("the channel does not confirm".to_owned()),
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some("a confirm did not come in time".to_owned()),
     });
     let result = if fault.is_none() { Ok(()) } else { Err(PublishError::Refused) };
     for (_, replies) in settled {

@@ -1,8 +1,8 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use chrono::{DateTime, SecondsFormat, Utc};
-use domain::{Event, Invalid, TenantId, check_data, render_body};
+use chrono::SecondsFormat;
+use domain::{Event, Invalid, TenantId, check_data, parse_occurred_at, render_body};
 use lapin::protocol::basic::AMQPProperties;
 use lapin::types::AMQPValue;
 use serde::{Deserialize, Serialize};
@@ -198,7 +198,10 @@ fn check_properties(properties: &AMQPProperties) -> Result<(), Fault> {
     if let Some(encoding) = properties.content_encoding() {
         let identity = ["", "identity", "utf-8"].contains(&encoding.as_str().to_ascii_lowercase().as_str());
         if !identity {
-            return Err((Reason::ContentEncoding, format!("content_encoding {encoding:?} is not supported")));
+            return Err((
+                Reason::ContentEncoding,
+                format!("content_encoding {:?} is not supported", encoding.as_str()),
+            ));
         }
     }
     if let Some(content_type) = properties.content_type() {
@@ -237,6 +240,10 @@ fn version_text(value: &AMQPValue) -> Option<String> {
 }
 
 fn decode_event(json: &str, routing_key: Option<&str>) -> Result<Event, Fault> {
+    // serde would read an array as the fields in their order.
+    if json.trim_start().starts_with('[') {
+        return Err((Reason::BadEvent, "an event must be a JSON object, not an array".to_owned()));
+    }
     let incoming: IncomingEvent<'_> = serde_json::from_str(json).map_err(|error| {
         if error.is_data() { (Reason::BadEvent, error.to_string()) } else { not_json(error) }
     })?;
@@ -254,9 +261,7 @@ fn parse_event(incoming: &IncomingEvent<'_>) -> Result<Event, Invalid> {
     let id = incoming.id.parse()?;
     let event_type = incoming.event_type.parse()?;
     let tenant_id: TenantId = incoming.tenant_id.parse()?;
-    let occurred_at = DateTime::parse_from_rfc3339(&incoming.occurred_at)
-        .map_err(|_| Invalid::new("occurredAt must be an RFC 3339 time with an offset"))?
-        .with_timezone(&Utc);
+    let occurred_at = parse_occurred_at(&incoming.occurred_at)?;
     let session_id = incoming.session_id.as_deref().map(str::parse).transpose()?;
     check_data(incoming.data)?;
     let body = render_body(&id, &event_type, occurred_at, incoming.data);
@@ -343,6 +348,7 @@ mod tests {
     fn unknown_doubled_missing_and_invalid_fields_are_rejected() {
         for bad in [
             event("a").replace("\"id\"", "\"ID\""),
+            format!(r#"[["a","{TENANT}","message.sent","2026-05-30T10:00:00Z",1,null]]"#),
             event("a").replace(r#""type""#, r#""id":"b","type""#),
             event("a").replace(TENANT, "acme"),
             event("a").replace("2026-05-30T10:00:00Z", "yesterday"),

@@ -62,10 +62,12 @@ impl Sender {
     /// Sends an event to a webhook. One deadline covers looking up, connecting, TLS, sending and the whole answer.
     pub(crate) async fn send(&self, target: &Target, accepted: &Accepted, now: DateTime<Utc>) -> Attempted {
         let began = Instant::now();
-        let (outcome, answer) = match timeout(self.deadline, self.exchange(target, accepted, now)).await {
-            Err(_) => (Outcome::Retryable(Cause::Timeout), None),
-            Ok(Err(cause)) => (Outcome::Retryable(cause), None),
-            Ok(Ok(answer)) => (Outcome::of_status(answer.status), Some(answer)),
+        // Set when the head of an answer has come, whatever becomes of its body.
+        let mut answer = None;
+        let outcome = match timeout(self.deadline, self.exchange(target, accepted, now, &mut answer)).await {
+            Err(_) => Outcome::Retryable(Cause::Timeout),
+            Ok(Err(cause)) => Outcome::Retryable(cause),
+            Ok(Ok(status)) => Outcome::of_status(status),
         };
         Attempted {
             outcome,
@@ -80,7 +82,8 @@ impl Sender {
         target: &Target,
         accepted: &Accepted,
         now: DateTime<Utc>,
-    ) -> Result<Answer, Cause> {
+        head: &mut Option<Head>,
+    ) -> Result<u16, Cause> {
         let url = &target.webhook.url;
         // The client looks names up through the guard below; an address in the URL itself never gets there.
         url.check(&self.policy).map_err(|_| Cause::AddressRefused)?;
@@ -97,13 +100,14 @@ impl Sender {
             .header(signing::SIGNATURE_HEADER, signature)
             .body(event.body.clone());
         let mut response = request.send().await.map_err(|error| cause_of(&error))?;
-        let answer = Answer { status: response.status().as_u16(), retry_after: retry_after(&response, now) };
+        let status = response.status().as_u16();
+        *head = Some(Head { status, retry_after: retry_after(&response, now) });
         read_body(&mut response).await?;
-        Ok(answer)
+        Ok(status)
     }
 }
 
-struct Answer {
+struct Head {
     status: u16,
     retry_after: Option<Duration>,
 }

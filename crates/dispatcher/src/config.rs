@@ -160,9 +160,16 @@ impl ProcessConfig {
         let prefix: Text = settings.get(&values::AMQP_PREFIX)?;
         let broker = BrokerConfig::new(&url.0, Topology::new(prefix.0), "postrider dispatcher")
             .map_err(|error| ConfigError::new(&values::AMQP_URL, error))?;
+        let schedule: RetrySchedule = settings.get(&RETRY_SCHEDULE)?;
+        let retention_days = settings.get::<Count<1, 3650>>(&RETENTION_DAYS)?.0;
+        let course: Duration = schedule.delays().iter().sum();
+        if course.mul_f64(1.1) > Duration::from_secs(u64::from(retention_days) * 86_400) {
+            let problem = format!("is shorter than a delivery may take by {}", RETRY_SCHEDULE.variable());
+            return Err(ConfigError::new(&RETENTION_DAYS, problem));
+        }
         let dispatcher = Config {
             url_policy: values::url_policy(&settings)?,
-            retry_schedule: settings.get(&RETRY_SCHEDULE)?,
+            retry_schedule: schedule,
             delivery_timeout: settings.get::<Milliseconds>(&DELIVERY_TIMEOUT_MS)?.0,
             webhook_concurrency: settings.get::<Count<1, 1000>>(&WEBHOOK_CONCURRENCY)?.0 as usize,
             max_in_flight: settings.get::<Count<1, 100_000>>(&MAX_IN_FLIGHT)?.0 as usize,
@@ -171,7 +178,7 @@ impl ProcessConfig {
             disable_after: Duration::from_secs(
                 u64::from(settings.get::<Count<1, 365>>(&DISABLE_AFTER_DAYS)?.0) * 86_400,
             ),
-            retention_days: settings.get::<Count<1, 3650>>(&RETENTION_DAYS)?.0,
+            retention_days,
             drain_timeout: settings.get::<Milliseconds>(&values::DRAIN_TIMEOUT_MS)?.0,
             ..Config::new(store, broker)
         };

@@ -205,7 +205,10 @@ impl Engine {
         };
         if followed.is_err() {
             error!("an attempt met a defect; the delivery is tried again later");
-            self.park(&delivery, Some(now + AFTER_DEFECT)).await;
+            let state = State::Parked(parked(&delivery, delivery.attempts, Some(now + AFTER_DEFECT), None));
+            // A slow one has settled its batch before.
+            let batch = delivery.batch().filter(|_| !place.is_slow);
+            self.note(Note::of_state(state, batch)).await;
         }
     }
 

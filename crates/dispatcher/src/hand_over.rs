@@ -87,7 +87,9 @@ impl HandOver {
         }
         debug!(messages = messages.len(), events = events.len(), "taking over");
         let from_gateway = |place: usize| messages[message_of[place]].from_gateway;
-        let (verdicts, batches) = self.store_events(&events, from_gateway).await;
+        let Some((verdicts, batches)) = self.store_events(&events, from_gateway).await else {
+            return; // nothing is acknowledged: the broker delivers the messages again
+        };
 
         let mut accepted: HashMap<BatchId, Vec<(Accepted, i64)>> =
             batches.into_iter().map(|batch| (batch, Vec::new())).collect();
@@ -112,14 +114,15 @@ impl HandOver {
     }
 
     /// Stores events, however long the database is away, and gives a verdict on each and the batches that were opened.
+    /// `None` when the process is to stop before that.
     async fn store_events(
         &self,
         events: &[Event],
         from_gateway: impl Fn(usize) -> bool,
-    ) -> (Vec<Verdict>, Vec<BatchId>) {
+    ) -> Option<(Vec<Verdict>, Vec<BatchId>)> {
         let all: Vec<&Event> = events.iter().collect();
         let mut batches = Vec::new();
-        let mut verdicts = self.store_some(&all, &mut batches).await;
+        let mut verdicts = self.store_some(&all, &mut batches).await?;
         // The gateway has verified its callers, and makes their tenants known unless the database is away just then.
         let new: Vec<usize> = (0..events.len())
             .filter(|place| matches!(verdicts[*place], Verdict::Rejected(Reason::UnknownTenant, _)))
@@ -127,23 +130,26 @@ impl HandOver {
             .collect();
         if !new.is_empty() {
             let tenants: Vec<TenantId> = new.iter().map(|place| events[*place].tenant_id).collect();
-            let _ = persist(&self.stop, "tenants", || self.store.ensure_tenants(&tenants)).await;
+            match persist(&self.stop, "tenants", || self.store.ensure_tenants(&tenants)).await {
+                Ok(()) | Err(NotPersisted::Refused(_)) => {}
+                Err(NotPersisted::Stopping) => return None,
+            }
             let again: Vec<&Event> = new.iter().map(|place| &events[*place]).collect();
-            for (place, verdict) in new.into_iter().zip(self.store_some(&again, &mut batches).await) {
+            for (place, verdict) in new.into_iter().zip(self.store_some(&again, &mut batches).await?) {
                 verdicts[place] = verdict;
             }
         }
-        (verdicts, batches)
+        Some((verdicts, batches))
     }
 
     fn store_some<'a>(
         &'a self,
         events: &'a [&'a Event],
         batches: &'a mut Vec<BatchId>,
-    ) -> BoxFuture<'a, Vec<Verdict>> {
+    ) -> BoxFuture<'a, Option<Vec<Verdict>>> {
         Box::pin(async move {
             if events.is_empty() {
-                return Vec::new();
+                return Some(Vec::new());
             }
             let mut at = self.engine.clock.now();
             let hand_over = || {
@@ -155,16 +161,19 @@ impl HandOver {
                 Ok(handed) => {
                     batches.push(handed.batch);
                     let judged = events.iter().zip(handed.events);
-                    judged.map(|(event, result)| judge(event, result, handed.batch, handed.day, at)).collect()
+                    let verdict =
+                        |(event, result): (&&Event, _)| judge(event, result, handed.batch, handed.day, at);
+                    Some(judged.map(verdict).collect())
                 }
+                Err(NotPersisted::Stopping) => None,
                 // One value that the database refuses must not hold up the others: halve until it is alone.
-                Err(_) if events.len() > 1 => {
+                Err(NotPersisted::Refused(_)) if events.len() > 1 => {
                     let (left, right) = events.split_at(events.len() / 2);
-                    let mut verdicts = self.store_some(left, batches).await;
-                    verdicts.extend(self.store_some(right, batches).await);
-                    verdicts
+                    let mut verdicts = self.store_some(left, batches).await?;
+                    verdicts.extend(self.store_some(right, batches).await?);
+                    Some(verdicts)
                 }
-                Err(reason) => vec![Verdict::Rejected(Reason::BadEvent, reason)],
+                Err(NotPersisted::Refused(reason)) => Some(vec![Verdict::Rejected(Reason::BadEvent, reason)]),
             }
         })
     }
@@ -232,9 +241,20 @@ fn judge(event: &Event, handed: Handed, batch: BatchId, day: NaiveDate, at: Date
     }
 }
 
-/// Asks the database again until it answers. Fails, with the reason, only when it refuses a value, or when the process is
-/// to stop and the database stays away.
-async fn persist<T, F>(stop: &CancellationToken, what: &str, mut ask: impl FnMut() -> F) -> Result<T, String>
+/// Why something was not written down.
+enum NotPersisted {
+    /// The database refuses a value, for this reason.
+    Refused(String),
+    /// The process is to stop, and the database stays away.
+    Stopping,
+}
+
+/// Asks the database again until it answers.
+async fn persist<T, F>(
+    stop: &CancellationToken,
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> Result<T, NotPersisted>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
@@ -242,13 +262,13 @@ where
     loop {
         match ask().await {
             Ok(answer) => return Ok(answer),
-            Err(StoreError::Refused(reason)) => return Err(reason),
+            Err(StoreError::Refused(reason)) => return Err(NotPersisted::Refused(reason)),
             Err(error) => {
                 let wait = backoff.next(rand::random());
                 warn!(%error, wait_ms = wait.as_millis(), "{what} wait for the database");
                 tokio::select! {
                     () = sleep(wait) => {}
-                    () = gave_up(stop) => return Err(error.to_string()),
+                    () = gave_up(stop) => return Err(NotPersisted::Stopping),
                 }
             }
         }

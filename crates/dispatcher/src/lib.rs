@@ -104,6 +104,7 @@ impl Dispatcher {
             store: config.store.clone(),
             routing,
             engine: Arc::clone(&engine),
+            open_batches: Arc::clone(&open_batches),
             lease,
             batch_lease: config.lease,
             poll_interval: config.poll_interval,

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use crate::delivery::{Accepted, Delivery, Origin};
 use crate::engine::Engine;
+use crate::recorder::OpenBatches;
 use crate::routing::Routing;
 
 /// Due deliveries in memory at a time. Their own, so that neither new events nor waiting deliveries starve them.
@@ -23,6 +24,8 @@ pub(crate) const MAX_DUE: usize = 512;
 pub(crate) const MAX_WAITING: usize = 512;
 /// Most deliveries taken on by one query.
 const MAX_CLAIM: usize = 256;
+/// Most due deliveries of one webhook taken on by one query; the rest wait for its gate.
+const MAX_CLAIM_PER_WEBHOOK: usize = 16;
 /// Webhooks looked at in one round of the gates.
 const WEBHOOKS_PER_ROUND: usize = 500;
 /// How soon gates are looked at again after something waited for them.
@@ -36,6 +39,7 @@ pub(crate) struct ParkedDeliveries {
     pub(crate) store: Store,
     pub(crate) routing: Arc<Routing>,
     pub(crate) engine: Arc<Engine>,
+    pub(crate) open_batches: Arc<OpenBatches>,
     /// How long a delivery is leased.
     pub(crate) lease: Duration,
     /// How long a batch is leased.
@@ -51,18 +55,17 @@ impl ParkedDeliveries {
         let mut backoff = Backoff::default();
         while !self.stop.is_cancelled() {
             let room = permits.available_permits().min(MAX_CLAIM);
-            let claimed = match self.claim_due(room, &permits).await {
-                Ok(claimed) => {
+            let more = match self.claim_due(room, &permits).await {
+                Ok(more) => {
                     backoff.reset();
-                    claimed
+                    more
                 }
                 Err(error) => {
                     self.rest_after(&error, "due deliveries", &mut backoff).await;
                     continue;
                 }
             };
-            // A full claim means that more is due.
-            if claimed == 0 || claimed < room {
+            if !more {
                 self.rest(self.poll_interval).await;
             }
         }
@@ -101,14 +104,16 @@ impl ParkedDeliveries {
         }
     }
 
-    async fn claim_due(&self, room: usize, permits: &Arc<Semaphore>) -> Result<usize, StoreError> {
+    /// Says whether more may be due, and there was room for it.
+    async fn claim_due(&self, room: usize, permits: &Arc<Semaphore>) -> Result<bool, StoreError> {
         if room == 0 {
-            return Ok(0);
+            return Ok(false);
         }
         let now = self.engine.clock.now();
         let lease = self.lease_from(now);
-        let claimed = self.store.claim_due(now, room, lease).await?;
-        self.take_on(claimed, lease, permits).await
+        let (claimed, more) = self.store.claim_due(now, room, MAX_CLAIM_PER_WEBHOOK, lease).await?;
+        let claimed = self.take_on(claimed, lease, permits).await?;
+        Ok(more || claimed == room)
     }
 
     async fn claim_waiting(
@@ -170,7 +175,9 @@ impl ParkedDeliveries {
         for _ in 0..BATCHES_PER_ROUND {
             let now = self.engine.clock.now();
             let lease = Lease { holder: self.engine.dispatcher_id, until: now + self.batch_lease };
-            let Some(batch) = self.store.take_over_batch(now, lease).await? else { return Ok(()) };
+            let Some(batch) = self.store.take_over_batch(now, lease, &self.open_batches.ids()).await? else {
+                return Ok(());
+            };
             let tenants = batch.events.iter().map(|stored| stored.event.tenant_id).collect();
             self.routing.refresh_now(tenants).await?;
             let mut deliveries = Vec::new();

@@ -82,6 +82,11 @@ impl OpenBatches {
         batches.iter().filter(|(_, open)| open.since < since).map(|(id, _)| *id).collect()
     }
 
+    /// All of them.
+    pub(crate) fn ids(&self) -> Vec<BatchId> {
+        self.lock().keys().copied().collect()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<BatchId, OpenBatch>> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }

@@ -55,7 +55,10 @@ impl Routing {
                 .map(Arc::new)
                 .collect();
             let version = versions.get(&tenant).copied().unwrap_or_default();
-            tenants.insert(tenant, TenantWebhooks { version, targets });
+            // Another task may have read a later state meanwhile.
+            if tenants.get(&tenant).is_none_or(|known| known.version <= version) {
+                tenants.insert(tenant, TenantWebhooks { version, targets });
+            }
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ mod webhook;
 pub use address::{AddressPolicy, Refused};
 pub use backoff::Backoff;
 pub use clock::{Clock, SystemClock};
-pub use event::Event;
+pub use event::{Event, parse_occurred_at};
 pub use event_type::{EventPattern, EventType};
 pub use health::{Gate, Health};
 pub use ids::{EventId, SessionId, TenantId, WebhookId};

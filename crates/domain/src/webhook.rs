@@ -47,8 +47,13 @@ impl WebhookUrl {
         if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
             return Err(Invalid::new("url must not contain spaces or control characters"));
         }
-        let url = Url::parse(text)
-            .map_err(|_| Invalid::new("url must be an absolute URL like https://example.com/webhooks"))?;
+        let absolute = || Invalid::new("url must be an absolute URL like https://example.com/webhooks");
+        let url = Url::parse(text).map_err(|_| absolute())?;
+        // The parser mends what browsers mend, such as https:example.com. People who write that meant something else.
+        let has_host = text.split_once("://").is_some_and(|(_, rest)| !rest.starts_with(['/', '\\']));
+        if !has_host {
+            return Err(absolute());
+        }
         Ok(Self { text: text.into(), url })
     }
 
@@ -62,6 +67,12 @@ impl WebhookUrl {
         }
         if !self.url.username().is_empty() || self.url.password().is_some() {
             return Err(Invalid::new("url must not contain a user name or password"));
+        }
+        if self.url.fragment().is_some() {
+            return Err(Invalid::new("url must not contain a fragment (#): it is never sent"));
+        }
+        if self.url.port() == Some(0) {
+            return Err(Invalid::new("url must not name port 0"));
         }
         let refuse = |refused: crate::Refused| {
             Invalid::new(format!("url must not point to a private network: {refused}"))
@@ -255,6 +266,10 @@ mod tests {
             "https://",
             "https://user@example.com/",
             "https://user:pw@example.com/",
+            "https:example.com",
+            "https:///example.com/",
+            "https://example.com/#part",
+            "https://example.com:0/",
             "https://exa mple.com/",
             "https://example.com/\n",
             "https://example.com:99999/",

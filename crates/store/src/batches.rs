@@ -19,7 +19,7 @@ UPDATE open_batches SET leased_until = $3 WHERE id = ANY($1) AND leased_by = $2"
 const TAKE_OVER_BATCH: &str = "-- take_over_batch
 UPDATE open_batches SET leased_by = $2, leased_until = $3
 WHERE id = (
-    SELECT id FROM open_batches WHERE leased_until < $1 ORDER BY leased_until LIMIT 1 FOR UPDATE SKIP LOCKED
+    SELECT id FROM open_batches WHERE leased_until < $1 AND id <> ALL($4) ORDER BY leased_until LIMIT 1 FOR UPDATE SKIP LOCKED
 )
 RETURNING id, day";
 
@@ -38,15 +38,18 @@ impl Store {
         Ok(client.execute(&statement, &[&ids, &lease.holder, &lease.until]).await?)
     }
 
-    /// Takes the batch whose lease ran out first, if there is one.
+    /// Takes the batch whose lease ran out first, if there is one. Not those in `except`, which the taker itself is at:
+    /// their results wait to be written down.
     pub async fn take_over_batch(
         &self,
         now: DateTime<Utc>,
         lease: Lease,
+        except: &[BatchId],
     ) -> Result<Option<TakenOver>, StoreError> {
         let client = self.connection().await?;
         let statement = client.prepare_cached(TAKE_OVER_BATCH).await?;
-        let Some(batch) = client.query_opt(&statement, &[&now, &lease.holder, &lease.until]).await? else {
+        let Some(batch) = client.query_opt(&statement, &[&now, &lease.holder, &lease.until, &except]).await?
+        else {
             return Ok(None);
         };
         let (id, day): (BatchId, NaiveDate) = (batch.get(0), batch.get(1));

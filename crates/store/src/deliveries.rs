@@ -1,6 +1,8 @@
 use chrono::{DateTime, NaiveDate, Utc};
 use domain::{EventId, TenantId, WebhookId};
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+use tracing::error;
 use uuid::Uuid;
 
 use crate::events::{StoredEvent, read_event};
@@ -30,18 +32,30 @@ pub struct ClaimedDelivery {
     pub attempts: u32,
 }
 
+// Looks at more rows than it takes: of one webhook a few are taken, and the rest are set to wait for its gate, so that a
+// backlog of one webhook is out of everybody else's way at once.
 const CLAIM_DUE: &str = "-- claim_due
-WITH due AS (
-    SELECT webhook_id, event_id, event_day FROM deliveries
-    WHERE due_at <= $1 ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
+WITH head AS MATERIALIZED (
+    SELECT webhook_id, event_id, event_day, due_at FROM deliveries
+    WHERE due_at <= $1 ORDER BY due_at LIMIT $5 FOR UPDATE SKIP LOCKED
+), ranked AS (
+    SELECT *, row_number() OVER (PARTITION BY webhook_id ORDER BY due_at) AS place FROM head
+), chosen AS (
+    SELECT webhook_id, event_id, event_day FROM ranked WHERE place <= $6 ORDER BY place, due_at LIMIT $2
+), set_waiting AS (
+    UPDATE deliveries d SET due_at = NULL, leased_by = NULL FROM ranked r
+    WHERE r.place > $6 AND d.webhook_id = r.webhook_id AND d.event_id = r.event_id AND d.event_day = r.event_day
 ), claimed AS (
-    UPDATE deliveries d SET due_at = $4, leased_by = $3 FROM due
-    WHERE d.webhook_id = due.webhook_id AND d.event_id = due.event_id AND d.event_day = due.event_day
+    UPDATE deliveries d SET due_at = $4, leased_by = $3 FROM chosen c
+    WHERE d.webhook_id = c.webhook_id AND d.event_id = c.event_id AND d.event_day = c.event_day
     RETURNING d.webhook_id, d.attempts, d.tenant_id, d.event_id, d.event_day
 )
-SELECT c.webhook_id, c.attempts, e.tenant_id, e.id, e.type, e.session_id, e.occurred_at, e.accepted_at, e.day, e.body
+SELECT (SELECT count(*) FROM head) AS looked_at, c.webhook_id, c.attempts, e.tenant_id, e.id, e.type, e.session_id, e.occurred_at, e.accepted_at, e.day, e.body
 FROM claimed c JOIN events e ON e.tenant_id = c.tenant_id AND e.id = c.event_id AND e.day = c.event_day
 ORDER BY e.accepted_at";
+
+/// Due rows that one claim looks at.
+const CLAIM_LOOKS_AT: i64 = 2_000;
 
 const CLAIM_WAITING: &str = "-- claim_waiting
 WITH chosen AS (
@@ -98,18 +112,23 @@ const RELEASE_DELIVERIES: &str = "-- release_deliveries
 UPDATE deliveries SET due_at = $2, leased_by = NULL WHERE leased_by = $1 AND due_at IS NOT NULL";
 
 impl Store {
-    /// Takes on due deliveries, the longest due first, including those whose holder went silent.
+    /// Takes on due deliveries, including those whose holder went silent: at most `limit`, and of one webhook at most
+    /// `per_webhook`, the longest due first. Says also whether more may be due.
     pub async fn claim_due(
         &self,
         now: DateTime<Utc>,
         limit: usize,
+        per_webhook: usize,
         lease: Lease,
-    ) -> Result<Vec<ClaimedDelivery>, StoreError> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    ) -> Result<(Vec<ClaimedDelivery>, bool), StoreError> {
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         let client = self.connection().await?;
         let statement = client.prepare_cached(CLAIM_DUE).await?;
-        let rows = client.query(&statement, &[&now, &limit, &lease.holder, &lease.until]).await?;
-        rows.iter().map(read_claimed).collect()
+        let parameters: [&(dyn ToSql + Sync); 6] =
+            [&now, &count(limit), &lease.holder, &lease.until, &CLAIM_LOOKS_AT, &count(per_webhook)];
+        let rows = client.query(&statement, &parameters).await?;
+        let looked_at: i64 = rows.first().map_or(0, |row| row.get("looked_at"));
+        Ok((read_all_claimed(&rows), looked_at == CLAIM_LOOKS_AT))
     }
 
     /// Takes on deliveries that wait for their webhook's gate, the oldest first, up to a number for each webhook.
@@ -124,7 +143,7 @@ impl Store {
         let client = self.connection().await?;
         let statement = client.prepare_cached(CLAIM_WAITING).await?;
         let rows = client.query(&statement, &[&ids, &counts, &lease.holder, &lease.until]).await?;
-        rows.iter().map(read_claimed).collect()
+        Ok(read_all_claimed(&rows))
     }
 
     /// Webhooks that have deliveries waiting for their gate, in the order of their ids, after `after`.
@@ -187,6 +206,12 @@ impl Store {
         let client = self.connection().await?;
         Ok(client.execute(&client.prepare_cached(DROP_ORPHANS).await?, &[&first_day]).await?)
     }
+}
+
+/// One that only a later version can read must not hold up the others; it comes back when its lease runs out.
+fn read_all_claimed(rows: &[Row]) -> Vec<ClaimedDelivery> {
+    let pass_over = |error: &StoreError| error!(%error, "a delivery is passed over");
+    rows.iter().filter_map(|row| read_claimed(row).inspect_err(pass_over).ok()).collect()
 }
 
 fn read_claimed(row: &Row) -> Result<ClaimedDelivery, StoreError> {

@@ -6,6 +6,7 @@ use domain::{
 };
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
+use tracing::error;
 use uuid::Uuid;
 
 use crate::{Store, StoreError};
@@ -202,8 +203,11 @@ impl Store {
         let mut webhooks: HashMap<TenantId, Vec<Webhook>> =
             tenants.iter().map(|id| (*id, Vec::new())).collect();
         for row in &rows {
-            let webhook = read_webhook(row)?;
-            webhooks.entry(webhook.tenant_id).or_default().push(webhook);
+            // One that only a later version can read must not stop the delivery of all others.
+            match read_webhook(row) {
+                Ok(webhook) => webhooks.entry(webhook.tenant_id).or_default().push(webhook),
+                Err(error) => error!(webhook = %row.get::<_, Uuid>("id"), %error, "a webhook is passed over"),
+            }
         }
         Ok(webhooks)
     }

@@ -1,8 +1,8 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
-use domain::{Event, EventId, EventType, Invalid, Scope, SessionId, TenantId, check_data};
+use chrono::Utc;
+use domain::{Event, EventId, EventType, Scope, SessionId, TenantId, check_data, parse_occurred_at};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -89,8 +89,8 @@ async fn parse_event(
     }
     let data = errors.require("data", request.data, |data| check_data(&data).map(|()| data));
     let id = errors.keep("id", request.id.map_or_else(|| Ok(EventId::generate()), |id| id.parse()));
-    let occurred_at =
-        errors.keep("occurredAt", request.occurred_at.as_deref().map_or_else(|| Ok(Utc::now()), parse_time));
+    let occurred_at = errors
+        .keep("occurredAt", request.occurred_at.as_deref().map_or_else(|| Ok(Utc::now()), parse_occurred_at));
     let session = request.session_id.map(|session| session.parse::<SessionId>()).transpose();
     let session_id = errors.keep("sessionId", session);
     match (event_type, data, id, occurred_at, session_id) {
@@ -103,10 +103,4 @@ async fn parse_event(
         }
         _ => Err(errors.into_error()),
     }
-}
-
-fn parse_time(text: &str) -> Result<DateTime<Utc>, Invalid> {
-    DateTime::parse_from_rfc3339(text).map(|time| time.with_timezone(&Utc)).map_err(|_| {
-        Invalid::new("occurredAt must be an RFC 3339 time with an offset, like 2026-05-30T10:00:00Z")
-    })
 }

@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use test_support::Receiver;
+use test_support::{Receiver, eventually};
 
 use crate::helpers::World;
 
@@ -54,5 +54,25 @@ async fn a_dispatcher_that_stops_hands_what_it_has_to_the_others() {
         ids.insert(receiver.next().await.id().to_owned());
     }
     world.wait_for_history(webhook, 10).await;
+    world.wait_until_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dispatcher_that_stops_while_the_database_is_away_gives_events_back_to_the_broker() {
+    let world = World::create().await;
+    let mut receiver = Receiver::start().await;
+    world.webhook(&receiver.url("/"), &["*"]).await;
+    let nowhere = store::Store::new("postgres://nobody@127.0.0.1:1/none", 2).unwrap();
+    let first = world.dispatcher_with(|config| config.store = nowhere).await;
+    for number in 0..3 {
+        world.publish(&format!("e{number}")).await;
+    }
+    eventually("the messages taken", async || (world.broker.ready_messages().await == 0).then_some(())).await;
+    first.shut_down().await;
+    eventually("the messages back", async || (world.broker.ready_messages().await == 3).then_some(())).await;
+    let _second = world.dispatcher().await;
+    for _ in 0..3 {
+        assert!(receiver.next().await.id().starts_with('e'));
+    }
     world.wait_until_settled().await;
 }

@@ -97,7 +97,7 @@ async fn due_deliveries_are_claimed_by_one_at_a_time_and_again_when_the_lease_ru
     let claims: Vec<_> = (0..10)
         .map(|_| {
             let store = store.clone();
-            tokio::spawn(async move { store.claim_due(now, 10, lease(now)).await.unwrap() })
+            tokio::spawn(async move { store.claim_due(now, 10, 1000, lease(now)).await.unwrap().0 })
         })
         .collect();
     let mut claimed = Vec::new();
@@ -108,11 +108,41 @@ async fn due_deliveries_are_claimed_by_one_at_a_time_and_again_when_the_lease_ru
     claimed.sort();
     claimed.dedup();
     assert_eq!(claimed.len(), count, "nothing is claimed twice");
-    let rest = store.claim_due(now, 1000, lease(now)).await.unwrap().len();
+    let rest = store.claim_due(now, 1000, 1000, lease(now)).await.unwrap().0.len();
     assert_eq!(count + rest, 100);
-    assert_eq!(store.claim_due(now + TimeDelta::seconds(29), 1000, lease(now)).await.unwrap().len(), 0);
+    assert_eq!(
+        store.claim_due(now + TimeDelta::seconds(29), 1000, 1000, lease(now)).await.unwrap().0.len(),
+        0
+    );
     let later = now + TimeDelta::seconds(31);
-    assert_eq!(store.claim_due(later, 1000, lease(later)).await.unwrap().len(), 100);
+    assert_eq!(store.claim_due(later, 1000, 1000, lease(later)).await.unwrap().0.len(), 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_of_one_webhook_is_out_of_the_way_of_another_after_three_claims() {
+    let database = TestDatabase::create().await;
+    let store = &database.store;
+    let tenant = new_tenant(store).await;
+    let now = Utc::now();
+    let insert = "WITH e AS (
+        INSERT INTO events (batch_id, occurred_at, accepted_at, day, tenant_id, id, type, body)
+        SELECT 0, $1, $1, $2, $3, $5 || n, 'message.sent', '{}' FROM generate_series(1, $6::bigint) n RETURNING *)
+        INSERT INTO deliveries (accepted_at, due_at, event_day, attempts, tenant_id, webhook_id, event_id)
+        SELECT accepted_at, accepted_at, day, 1, tenant_id, $4, id FROM e";
+    let (busy, other) = (WebhookId::generate(), WebhookId::generate());
+    let client = database.client().await;
+    let day = now.date_naive();
+    client.execute(insert, &[&now, &day, &tenant.0, &busy.0, &"busy-", &5000_i64]).await.unwrap();
+    let later = now + TimeDelta::seconds(1);
+    client.execute(insert, &[&later, &day, &tenant.0, &other.0, &"other-", &1_i64]).await.unwrap();
+    for claim in 1..=3 {
+        let (claimed, more) = store.claim_due(later, 100, 16, lease(later)).await.unwrap();
+        let of_busy = claimed.iter().filter(|delivery| delivery.webhook_id == busy).count();
+        assert_eq!((of_busy, more), (16, claim < 3));
+        assert_eq!(claimed.len() - of_busy, usize::from(claim == 3));
+    }
+    let waiting = "SELECT count(*) FROM deliveries WHERE due_at IS NULL";
+    assert_eq!(database.count(waiting).await, 5000 - 3 * 16, "for its gate");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,12 +186,14 @@ async fn an_open_batch_is_taken_over_once_its_lease_runs_out_and_only_by_one() {
     let now = Utc::now();
     let first = event(tenant, "a");
     let handed = store.hand_over(&[&first], now, lease(now)).await.unwrap();
-    assert!(store.take_over_batch(now, lease(now)).await.unwrap().is_none(), "still leased");
+    assert!(store.take_over_batch(now, lease(now), &[]).await.unwrap().is_none(), "still leased");
     let later = now + TimeDelta::seconds(31);
     let taker = lease(later);
-    let taken = store.take_over_batch(later, taker).await.unwrap().unwrap();
+    let own = store.take_over_batch(later, taker, &[handed.batch]).await.unwrap();
+    assert!(own.is_none(), "not what the taker itself is at");
+    let taken = store.take_over_batch(later, taker, &[]).await.unwrap().unwrap();
     assert_eq!((taken.id, taken.events.len()), (handed.batch, 1));
-    assert!(store.take_over_batch(later, lease(later)).await.unwrap().is_none());
+    assert!(store.take_over_batch(later, lease(later), &[]).await.unwrap().is_none());
     let webhook = WebhookId::generate();
     let deliveries = [(webhook, &taken.events[0])];
     let stranger = Uuid::now_v7();
@@ -279,7 +311,7 @@ async fn the_audit_finds_exactly_the_lost_deliveries_and_repairs_them() {
     assert_eq!(store.repair(&report.findings, now).await.unwrap(), 2);
     assert_eq!(store.repair(&report.findings, now).await.unwrap(), 0, "once");
     assert_eq!(store.audit(from, to).await.unwrap().lost, 0);
-    let claimed = store.claim_due(now, 10, lease(now)).await.unwrap();
+    let (claimed, _) = store.claim_due(now, 10, 10, lease(now)).await.unwrap();
     let mut attempts: Vec<(&str, u32)> =
         claimed.iter().map(|delivery| (delivery.event.event.id.as_str(), delivery.attempts)).collect();
     attempts.sort_unstable();
