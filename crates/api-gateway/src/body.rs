@@ -4,17 +4,22 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use actix_web::dev::Payload;
-use actix_web::http::header::CONTENT_TYPE;
+use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use actix_web::{FromRequest, HttpRequest, web};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
+use tokio::time::timeout;
 
 use crate::error::{ApiError, Code};
 
 /// Largest request body, in bytes: the largest `data` and room for the rest of an event.
 pub(crate) const MAX_BODY_BYTES: usize = domain::MAX_DATA_BYTES + 16 * 1024;
+
+/// How long a client may take to send its request body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A JSON body of the given shape.
 pub(crate) struct JsonBody<T>(pub(crate) T);
@@ -24,19 +29,33 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonBody<T> {
     type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let content_type = check_content_type(request);
+        let headers = check_content_type(request).and_then(|()| check_length(request));
         let payload = web::Payload::from_request(request, payload).into_inner();
         Box::pin(async move {
-            content_type?;
+            headers?;
             let payload = payload.map_err(|_| unreadable())?;
-            let too_large = |_| {
-                let kib = MAX_BODY_BYTES / 1024;
-                ApiError::new(Code::PayloadTooLarge, format!("The request body must be at most {kib} KiB"))
-            };
-            let body = payload.to_bytes_limited(MAX_BODY_BYTES).await.map_err(too_large)?;
+            let read = timeout(BODY_TIMEOUT, payload.to_bytes_limited(MAX_BODY_BYTES)).await;
+            let body = read.map_err(|_| too_slow())?.map_err(|_| too_large())?;
             parse(&body.map_err(|_| unreadable())?).map(Self)
         })
     }
+}
+
+fn too_large() -> ApiError {
+    let kib = MAX_BODY_BYTES / 1024;
+    ApiError::new(Code::PayloadTooLarge, format!("The request body must be at most {kib} KiB"))
+}
+
+fn too_slow() -> ApiError {
+    let seconds = BODY_TIMEOUT.as_secs();
+    ApiError::new(Code::RequestTimeout, format!("The request body must arrive within {seconds} s"))
+}
+
+/// A length that is announced need not be waited for.
+fn check_length(request: &HttpRequest) -> Result<(), ApiError> {
+    let announced =
+        request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > MAX_BODY_BYTES as u64) { Err(too_large()) } else { Ok(()) }
 }
 
 fn unreadable() -> ApiError {
@@ -54,10 +73,14 @@ fn check_content_type(request: &HttpRequest) -> Result<(), ApiError> {
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    // serde would read an array as the fields in their order.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(ApiError::field("body", "the request body must be a JSON object, not an array"));
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
-        let field = if path == "." { "body".to_owned() } else { path };
+        let field = if path == "." || path == "?" { "body".to_owned() } else { path };
         ApiError::field(&field, error.into_inner().to_string())
     })?;
     json.end().map_err(|error| ApiError::field("body", error.to_string()))?;

@@ -38,6 +38,8 @@ pub enum Code {
     WhatsappUnavailable,
     /// 405: the path exists, the method does not.
     MethodNotAllowed,
+    /// 408: the request body did not arrive in time.
+    RequestTimeout,
     /// 413: the request body is too large.
     PayloadTooLarge,
     /// 415: the request body is not JSON.
@@ -48,7 +50,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::ValidationError,
         Self::Unauthorized,
         Self::Forbidden,
@@ -60,6 +62,7 @@ impl Code {
         Self::InternalError,
         Self::WhatsappUnavailable,
         Self::MethodNotAllowed,
+        Self::RequestTimeout,
         Self::PayloadTooLarge,
         Self::UnsupportedMediaType,
         Self::ServiceUnavailable,
@@ -73,6 +76,7 @@ impl Code {
             Self::Forbidden | Self::SubscriptionInactive | Self::LimitExceeded => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
+            Self::RequestTimeout => 408,
             Self::Conflict => 409,
             Self::PayloadTooLarge => 413,
             Self::UnsupportedMediaType => 415,
@@ -125,6 +129,11 @@ impl ApiError {
         Self { allow, ..Self::new(Code::MethodNotAllowed, message) }
     }
 
+    pub(crate) fn timed_out() -> Self {
+        let cause = Some("the request took too long".to_owned());
+        Self { cause, ..Self::new(Code::ServiceUnavailable, "The service is busy; try again shortly") }
+    }
+
     /// The cause of a failure of ours, to be logged.
     pub(crate) fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
@@ -172,6 +181,7 @@ impl ResponseError for ApiError {
             | Code::RateLimited
             | Code::InternalError
             | Code::WhatsappUnavailable
+            | Code::RequestTimeout
             | Code::PayloadTooLarge
             | Code::UnsupportedMediaType => {}
         }

@@ -1,16 +1,21 @@
 //! A request id for every request, and one log line for each that failed because of us.
 
+use std::time::Duration;
+
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::Next;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, error};
 use uuid::Uuid;
 
 use crate::error::ApiError;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// How long a request may take in all. Nothing takes nearly as long, unless a server of ours answers no more without
+/// breaking its connections.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest request id taken over from a client, in bytes.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
@@ -20,7 +25,10 @@ pub(crate) async fn log_request(
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let began = Instant::now();
     let request_id = request_id(&request);
-    let mut response = next.call(request).await?;
+    let mut response = match timeout(REQUEST_TIMEOUT, next.call(request)).await {
+        Ok(response) => response?,
+        Err(_) => return Err(ApiError::timed_out().into()),
+    };
     let path = response.request().match_pattern().unwrap_or_default();
     let method = response.request().method();
     let status = response.status().as_u16();

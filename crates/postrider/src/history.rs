@@ -28,7 +28,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     }
     let header = format!(
         "{:<24}  {:<22}  {:<36}  {:>3}  {:>6}  {:>7}  {}",
-        "DELIVERED AT", "EVENT", "EVENT ID", "TRY", "STATUS", "MS", "OUTCOME"
+        "AT", "EVENT", "EVENT ID", "TRY", "STATUS", "MS", "OUTCOME"
     );
     println!("{}", style::bold(&header));
     for attempt in &attempts {

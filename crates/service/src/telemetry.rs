@@ -29,7 +29,9 @@ impl FromStr for LogFormat {
 
 /// Begins logging to standard output. `directives` is in the syntax of `tracing`'s filter.
 pub fn init(directives: &str, format: LogFormat) -> Result<(), Invalid> {
-    let filter = EnvFilter::try_new(directives).map_err(|error| Invalid::new(error.to_string()))?;
+    // It logs every malformed request of any client as an error; whoever wants to see that can say so.
+    let filter = EnvFilter::try_new(format!("actix_http=off,{directives}"))
+        .map_err(|error| Invalid::new(error.to_string()))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter);
     match format {
         LogFormat::Json => builder.json().flatten_event(true).init(),

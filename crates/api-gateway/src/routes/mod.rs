@@ -14,25 +14,29 @@ pub(crate) fn all(app: &mut ServiceConfig) {
     app.service(
         web::resource("/api/webhooks/events")
             .route(web::get().to(event_types::list))
-            .default_service(web::to(async || not_allowed("GET"))),
+            .route(web::head().to(event_types::list))
+            .default_service(web::to(async || not_allowed("GET, HEAD"))),
     )
     .service(
         web::resource("/api/webhooks")
             .route(web::get().to(webhooks::list))
+            .route(web::head().to(webhooks::list))
             .route(web::post().to(webhooks::create))
-            .default_service(web::to(async || not_allowed("GET, POST"))),
+            .default_service(web::to(async || not_allowed("GET, HEAD, POST"))),
     )
     .service(
         web::resource("/api/webhooks/{id}")
             .route(web::get().to(webhooks::get))
+            .route(web::head().to(webhooks::get))
             .route(web::patch().to(webhooks::change))
             .route(web::delete().to(webhooks::delete))
-            .default_service(web::to(async || not_allowed("GET, PATCH, DELETE"))),
+            .default_service(web::to(async || not_allowed("GET, HEAD, PATCH, DELETE"))),
     )
     .service(
         web::resource("/api/webhooks/{id}/history")
             .route(web::get().to(history::list))
-            .default_service(web::to(async || not_allowed("GET"))),
+            .route(web::head().to(history::list))
+            .default_service(web::to(async || not_allowed("GET, HEAD"))),
     )
     .service(
         web::resource("/api/events")

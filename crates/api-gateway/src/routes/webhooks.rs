@@ -79,15 +79,16 @@ pub(crate) enum HealthStatus {
     HalfOpen,
 }
 
-/// A new webhook, with its secret.
+/// A webhook, with its secret where that is new.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct CreatedWebhook {
+pub(crate) struct WebhookWithSecret {
     #[serde(flatten)]
     webhook: WebhookView,
-    /// Verifies deliveries, with any Standard Webhooks library. It is shown this once.
+    /// Verifies deliveries, with any Standard Webhooks library. It is shown this once, after it was set.
     #[schema(example = "whsec_eW91ci1zaWduaW5nLXNlY3JldA==")]
-    secret: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
 }
 
 /// What was deleted.
@@ -125,16 +126,20 @@ pub(crate) struct CreateWebhook {
 #[schema(example = json!({"isActive": false}))]
 pub(crate) struct ChangeWebhook {
     /// As at creation.
+    #[serde(default, deserialize_with = "present")]
     url: Option<String>,
     /// As at creation.
+    #[serde(default, deserialize_with = "present")]
     events: Option<Vec<String>>,
     /// Signs the deliveries from now on.
+    #[serde(default, deserialize_with = "present")]
     secret: Option<String>,
     /// Null wants all sessions again.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<Vec<String>>)]
     session_ids: Option<Option<Vec<String>>>,
     /// False cancels what waits to be delivered; true also ends a switch-off by Postrider.
+    #[serde(default, deserialize_with = "present")]
     is_active: Option<bool>,
 }
 
@@ -172,7 +177,7 @@ pub(crate) async fn list(caller: Authenticated, state: web::Data<State>) -> Resu
     security(("bearer" = [])),
     request_body = CreateWebhook,
     responses(
-        (status = 201, description = "The webhook, with its secret", body = Success<CreatedWebhook>),
+        (status = 201, description = "The webhook, with its secret", body = Success<WebhookWithSecret>),
         (status = 400, description = "`VALIDATION_ERROR`", body = Failure),
         (status = 401, description = "`UNAUTHORIZED`", body = Failure),
         (status = 403, description = "`FORBIDDEN`, or `LIMIT_EXCEEDED` when the plan allows no more", body = Failure),
@@ -204,8 +209,8 @@ pub(crate) async fn create(
         is_active: request.is_active.unwrap_or(true),
     };
     let webhook = state.store.create_webhook(tenant, &new, Utc::now()).await?;
-    let created =
-        CreatedWebhook { webhook: WebhookView::new(&webhook, &Health::default()), secret: secret.reveal() };
+    let webhook = WebhookView::new(&webhook, &Health::default());
+    let created = WebhookWithSecret { webhook, secret: Some(secret.reveal()) };
     Ok(success(StatusCode::CREATED, created))
 }
 
@@ -247,7 +252,7 @@ pub(crate) async fn get(
     params(("id" = String, Path, format = Uuid, description = "Webhook UUID")),
     request_body = ChangeWebhook,
     responses(
-        (status = 200, description = "The webhook after the change", body = Success<WebhookView>),
+        (status = 200, description = "The webhook after the change", body = Success<WebhookWithSecret>),
         (status = 400, description = "`VALIDATION_ERROR`", body = Failure),
         (status = 401, description = "`UNAUTHORIZED`", body = Failure),
         (status = 403, description = "`FORBIDDEN`", body = Failure),
@@ -267,7 +272,10 @@ pub(crate) async fn change(
     let change = parse_change(request, &state, &types)?;
     let changed = state.store.change_webhook(tenant, id, &change, Utc::now()).await?;
     let webhook = changed.ok_or_else(ApiError::webhook_not_found)?;
-    Ok(success(StatusCode::OK, view_with_health(&state, &webhook).await?))
+    let new_secret = change.secret.and_then(|secret| Secret::from_bytes(secret.expose()).ok());
+    let webhook = view_with_health(&state, &webhook).await?;
+    let secret = new_secret.map(|secret| secret.reveal());
+    Ok(success(StatusCode::OK, WebhookWithSecret { webhook, secret }))
 }
 
 /// Delete webhook

@@ -19,6 +19,8 @@ async fn bad_json_is_a_clear_400_in_the_envelope() {
         br#"{"type":"message.sent","data":1} trailing"#.to_vec(),
         br#"{"type":"message.sent","type":"message.sent","data":1}"#.to_vec(),
         br#"{"type":"message.sent"}"#.to_vec(),
+        br#"["message.sent",1,"id-1",null,null]"#.to_vec(),
+        br#"{"type":"message.sent","data":1,"occurredAt":"9999-12-31T23:59:59-14:00"}"#.to_vec(),
         br#"{"type":"message.sent","data":1,"id":"a\u0000b"}"#.to_vec(),
         br#"{"type":"message.sent","data":1,"id":"\ud800"}"#.to_vec(),
         br#"{"type":"message.sent","data":1,"id":""}"#.to_vec(),
@@ -65,16 +67,39 @@ async fn unknown_paths_and_methods_are_answered_in_the_envelope() {
     let answer = send(api.request(Method::GET, "/api/nothing")).await;
     assert_eq!((answer.status, answer.code()), (404, "NOT_FOUND"));
     for (method, path, allow) in [
-        (Method::PUT, "/api/webhooks", "GET, POST"),
-        (Method::POST, "/api/webhooks/events", "GET"),
+        (Method::PUT, "/api/webhooks", "GET, HEAD, POST"),
+        (Method::POST, "/api/webhooks/events", "GET, HEAD"),
         (Method::GET, "/api/events", "POST"),
-        (Method::POST, "/api/webhooks/018f0000-0000-7000-8000-000000000000", "GET, PATCH, DELETE"),
+        (Method::POST, "/api/webhooks/018f0000-0000-7000-8000-000000000000", "GET, HEAD, PATCH, DELETE"),
     ] {
         let answer = send(api.request(method.clone(), path)).await;
         assert_eq!((answer.status, answer.code()), (405, "METHOD_NOT_ALLOWED"), "{method} {path}");
         assert_eq!(answer.header("allow"), allow);
         assert_eq!(answer.body["success"], json!(false));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn head_is_answered_like_get_without_a_body() {
+    let api = TestApi::start().await;
+    let answer = send(api.request(Method::HEAD, "/api/webhooks/events")).await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, Some("")));
+    assert_eq!(answer.header("content-type"), "application/json");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_announced_too_large_is_refused_before_it_comes() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let api = TestApi::start().await;
+    let mut stream = tokio::net::TcpStream::connect(api.address()).await.unwrap();
+    let token = &api.token;
+    let head = format!(
+        "POST /api/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: 99999999999\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).await.unwrap();
+    assert_eq!(&status, b"HTTP/1.1 413");
 }
 
 #[tokio::test(flavor = "multi_thread")]

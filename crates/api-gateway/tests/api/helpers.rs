@@ -85,6 +85,10 @@ impl TestApi {
         self.client.request(method, format!("{}{path}", self.url))
     }
 
+    pub(crate) fn address(&self) -> &str {
+        self.url.trim_start_matches("http://")
+    }
+
     pub(crate) async fn call_as(
         &self,
         token: &str,

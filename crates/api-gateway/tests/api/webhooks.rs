@@ -34,6 +34,12 @@ async fn a_webhook_can_be_read_changed_and_deleted() {
 
     let untouched = api.patch(&path, "{}").await;
     assert_eq!(untouched.body["data"]["sessionIds"], json!(["s1"]), "an absent field stays");
+    for field in ["url", "events", "secret", "isActive"] {
+        let answer = api.patch(&path, &format!(r#"{{"{field}":null}}"#)).await;
+        assert_eq!((answer.status, answer.code()), (400, "VALIDATION_ERROR"), "{field} cannot be null");
+    }
+    let rotated = api.patch(&path, r#"{"secret":"your-signing-secret"}"#).await;
+    assert_eq!(rotated.body["data"]["secret"], json!("whsec_eW91ci1zaWduaW5nLXNlY3JldA=="), "shown once");
     let cleared = api.patch(&path, r#"{"sessionIds":null}"#).await;
     assert_eq!(cleared.body["data"]["sessionIds"], json!(null), "null wants all sessions");
 
