@@ -38,6 +38,7 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     service::install_crypto();
+    end_quietly_without_reader();
     let result = match Cli::parse().command {
         Command::Migrate(args) => migrate::run(&args).await,
         Command::Token(args) => token::run(&args),
@@ -50,4 +51,15 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => service::refuse_to_start(&format!("{} {error:#}", style::red("error:")), 1),
     }
+}
+
+/// Printing to a pipe whose reader has left, as `| head` does, is no defect to report.
+fn end_quietly_without_reader() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.to_string().contains("Broken pipe") {
+            std::process::exit(0);
+        }
+        usual(panic);
+    }));
 }

@@ -109,6 +109,21 @@ fn token_prints_a_token_that_verifies_and_nothing_else() {
     assert!(!wrong.status.success() && text(&wrong.stderr).contains("webhooks:read"));
 }
 
+#[test]
+fn a_reader_that_leaves_early_is_no_error() {
+    let mut child = postrider(&["token", "--tenant", TENANT])
+        .env("POSTRIDER_JWT_SECRET", JWT_SECRET)
+        .env("POSTRIDER_JWT_ISSUER", JWT_ISSUER)
+        .env("POSTRIDER_JWT_AUDIENCE", JWT_AUDIENCE)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+}
+
 struct Listener {
     child: Child,
     output: BufReader<ChildStdout>,
