@@ -264,10 +264,9 @@ impl Engine {
         };
         let webhook = key.webhook_id;
         let health = self.gates.record(webhook, outcome == Outcome::Delivered, ended_at);
-        let hopeless = self.gates.health(webhook).is_hopeless(ended_at, self.disable_after);
         let disable = match outcome {
             Outcome::Permanent(Cause::Gone) => Some((tenant_id, webhook, DisabledReason::Gone)),
-            Outcome::Permanent(_) | Outcome::Retryable(_) if hopeless => {
+            Outcome::Permanent(_) | Outcome::Retryable(_) if self.is_hopeless(webhook, ended_at) => {
                 Some((tenant_id, webhook, DisabledReason::Failing))
             }
             Outcome::Permanent(_) | Outcome::Retryable(_) | Outcome::Delivered => None,
@@ -279,6 +278,10 @@ impl Engine {
         };
         let health = health.map(|health| (webhook, health));
         Note { attempt: Some(record), state, batch, health, disable }
+    }
+
+    fn is_hopeless(&self, webhook: domain::WebhookId, now: DateTime<Utc>) -> bool {
+        self.gates.health(webhook).is_hopeless(now, self.disable_after)
     }
 
     fn lanes(&self) -> MutexGuard<'_, Lanes<Delivery>> {

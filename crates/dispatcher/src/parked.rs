@@ -9,7 +9,6 @@ use chrono::{DateTime, Utc};
 use domain::{Backoff, WebhookId};
 use store::{ClaimedDelivery, Lease, Store, StoreError};
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -17,11 +16,12 @@ use crate::delivery::{Accepted, Delivery, Origin};
 use crate::engine::Engine;
 use crate::recorder::OpenBatches;
 use crate::routing::Routing;
+use crate::upkeep::rest;
 
 /// Due deliveries in memory at a time. Their own, so that neither new events nor waiting deliveries starve them.
-pub(crate) const MAX_DUE: usize = 512;
+const MAX_DUE: usize = 512;
 /// Deliveries in memory at a time that waited for their webhook's gate.
-pub(crate) const MAX_WAITING: usize = 512;
+const MAX_WAITING: usize = 512;
 /// Most deliveries taken on by one query.
 const MAX_CLAIM: usize = 256;
 /// Most due deliveries of one webhook taken on by one query; the rest wait for its gate.
@@ -66,7 +66,7 @@ impl ParkedDeliveries {
                 }
             };
             if !more {
-                self.rest(self.poll_interval).await;
+                rest(self.poll_interval, &self.stop).await;
             }
         }
     }
@@ -83,7 +83,7 @@ impl ParkedDeliveries {
                     after = next;
                     // Where something was taken on there is likely more; but never look again at once, or what the
                     // lanes give back would go round and round.
-                    self.rest(if claimed > 0 { WAITING_PAUSE } else { self.poll_interval }).await;
+                    rest(if claimed > 0 { WAITING_PAUSE } else { self.poll_interval }, &self.stop).await;
                 }
                 Err(error) => self.rest_after(&error, "waiting deliveries", &mut backoff).await,
             }
@@ -97,7 +97,7 @@ impl ParkedDeliveries {
             match self.take_over_batches().await {
                 Ok(()) => {
                     backoff.reset();
-                    self.rest(self.batch_lease / 10).await;
+                    rest(self.batch_lease / 10, &self.stop).await;
                 }
                 Err(error) => self.rest_after(&error, "open batches", &mut backoff).await,
             }
@@ -203,13 +203,6 @@ impl ParkedDeliveries {
     async fn rest_after(&self, error: &StoreError, what: &str, backoff: &mut Backoff) {
         let wait = backoff.next(rand::random());
         warn!(%error, wait_ms = wait.as_millis(), "{what} wait for the database");
-        self.rest(wait).await;
-    }
-
-    async fn rest(&self, time: Duration) {
-        tokio::select! {
-            () = sleep(time) => {}
-            () = self.stop.cancelled() => {}
-        }
+        rest(wait, &self.stop).await;
     }
 }

@@ -55,13 +55,9 @@ struct OpenBatch {
 }
 
 impl OpenBatches {
-    /// Begins to count. Says whether there is anything to wait for.
-    pub(crate) fn open(&self, batch: BatchId, deliveries: usize) -> bool {
-        if deliveries > 0 {
-            let open = OpenBatch { unsettled: deliveries, since: Instant::now() };
-            self.lock().insert(batch, open);
-        }
-        deliveries > 0
+    /// Begins to count.
+    pub(crate) fn open(&self, batch: BatchId, unsettled: usize) {
+        self.lock().insert(batch, OpenBatch { unsettled, since: Instant::now() });
     }
 
     /// One delivery fewer. Says whether it was the last one.

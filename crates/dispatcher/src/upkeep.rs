@@ -111,7 +111,8 @@ pub(crate) async fn maintain_partitions(
     }
 }
 
-async fn rest(time: Duration, stop: &CancellationToken) {
+/// Waits, but not beyond being told to stop.
+pub(crate) async fn rest(time: Duration, stop: &CancellationToken) {
     tokio::select! {
         () = sleep(time) => {}
         () = stop.cancelled() => {}

@@ -86,9 +86,6 @@ WITH RECURSIVE step AS (
 )
 SELECT webhook_id FROM step WHERE webhook_id IS NOT NULL LIMIT $2";
 
-const NEXT_DUE: &str = "-- next_due
-SELECT min(due_at) FROM deliveries WHERE due_at IS NOT NULL";
-
 // A delivery whose event has left with its partition can never be made.
 const DROP_ORPHANS: &str = "-- drop_orphaned_deliveries
 DELETE FROM deliveries d WHERE d.event_day < $1";
@@ -157,12 +154,6 @@ impl Store {
         let client = self.connection().await?;
         let rows = client.query(&client.prepare_cached(WAITING_WEBHOOKS).await?, &[&after, &limit]).await?;
         Ok(rows.iter().map(|row| WebhookId(row.get(0))).collect())
-    }
-
-    /// When the next delivery falls due, or has fallen due.
-    pub async fn next_due(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
-        let client = self.connection().await?;
-        Ok(client.query_one(&client.prepare_cached(NEXT_DUE).await?, &[]).await?.get(0))
     }
 
     /// Makes every delivery of a batch that was taken over due at once, except those that have an attempt on record or
