@@ -17,7 +17,7 @@ pub struct Migration {
 }
 
 /// Every migration, oldest first. The files are part of the binary.
-const MIGRATIONS: [Migration; 2] = [
+const MIGRATIONS: [Migration; 3] = [
     Migration {
         version: 1,
         name: "0001_foundation",
@@ -28,6 +28,7 @@ const MIGRATIONS: [Migration; 2] = [
         name: "0002_webhook_health",
         sql: include_str!("../../../migrations/0002_webhook_health.sql"),
     },
+    Migration { version: 3, name: "0003_gates", sql: include_str!("../../../migrations/0003_gates.sql") },
 ];
 
 /// The version of the schema that this build needs.

@@ -5,6 +5,8 @@ mod crashes;
 mod delivering;
 mod gates;
 mod helpers;
+mod metered;
+mod ordering;
 mod queue_contract;
 mod retrying;
 mod several;
