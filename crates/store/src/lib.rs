@@ -1,7 +1,7 @@
 //! Postrider's tables, and every query on them. No other crate knows SQL.
 //!
-//! One file for each table, with the queries beside the code that reads their rows. Times are always passed in: a query
-//! never asks the database what time it is.
+//! One file for each table, with the queries beside the code that reads their rows. Times are always passed in: a query never
+//! asks the database what time it is, but for the one by which dispatchers set their clocks.
 
 mod attempts;
 mod audit;
@@ -11,6 +11,7 @@ mod error;
 mod event_types;
 mod events;
 mod health;
+mod impatient;
 mod lease;
 mod metered;
 mod migrations;

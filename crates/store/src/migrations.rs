@@ -65,13 +65,11 @@ impl Store {
     /// Applies what is missing, each migration in a transaction of its own, and calls `applied` after each. Several
     /// processes may do so at once: an advisory lock lets one through at a time.
     pub async fn migrate(&self, mut applied: impl FnMut(&Migration)) -> Result<usize, MigrationError> {
-        let mut client = self.connection().await?;
+        let mut client = self.patient_connection().await?;
         client.batch_execute("SET statement_timeout = 0").await.map_err(StoreError::from)?;
         client.execute("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await.map_err(StoreError::from)?;
-        let result = apply_missing(&mut client, &mut applied).await;
-        // Ends the session, and with it the lock and the setting, also where a query failed.
-        drop(deadpool_postgres::Object::take(client));
-        result
+        // The session ends with the client, and with it the lock and the setting.
+        apply_missing(&mut client, &mut applied).await
     }
 
     /// Like [`Store::check_schema`], but waits while the database cannot be reached: that is no reason to fail.
