@@ -4,6 +4,7 @@
 //! [`attempt`]) → [`recorder`]; [`parked`] brings back what did not succeed at once.
 
 mod attempt;
+mod clock;
 pub mod config;
 mod delivery;
 mod engine;
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+pub use clock::SharedClock;
 pub use config::Config;
 
 use crate::attempt::Sender;
