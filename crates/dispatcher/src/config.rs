@@ -14,7 +14,7 @@ use store::Store;
 const HEALTH_ADDRESS: Setting = Setting::optional::<SocketAddr>(
     "health_address",
     "0.0.0.0:8081",
-    "where `/health/live` and `/health/ready` are served",
+    "where `/health/live`, `/health/ready` and `/metrics` are served",
 );
 const RETRY_SCHEDULE: Setting = Setting::optional::<RetrySchedule>(
     "retry_schedule",

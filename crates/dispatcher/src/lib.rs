@@ -11,15 +11,18 @@ mod engine;
 mod gates;
 mod hand_over;
 mod lanes;
+mod metrics;
 mod parked;
 mod recorder;
 mod routing;
+mod sweep;
 mod upkeep;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use broker::{Consumer, DeadLetters, Intake};
+use prometheus_client::registry::Registry;
 use service::health::{Check, Readiness};
 use service::shutdown::join_within;
 use store::Store;
@@ -36,6 +39,7 @@ pub use config::Config;
 use crate::attempt::Sender;
 use crate::engine::{Engine, EngineConfig};
 use crate::hand_over::HandOver;
+use crate::metrics::Metrics;
 use crate::parked::ParkedDeliveries;
 use crate::recorder::{OpenBatches, Recorder};
 use crate::routing::Routing;
@@ -64,8 +68,9 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// Starts every task. Connects by itself, and again whenever a connection is lost.
-    pub fn start(config: Config) -> anyhow::Result<Self> {
+    /// Starts every task. Connects by itself, and again whenever a connection is lost. Its metrics are added to `registry`.
+    pub fn start(config: Config, registry: &mut Registry) -> anyhow::Result<Self> {
+        let metrics = Metrics::register(registry);
         let (stop, done) = (CancellationToken::new(), CancellationToken::new());
         let (notes, notes_received) = mpsc::channel(NOTE_QUEUE);
         let open_batches = Arc::new(OpenBatches::default());
@@ -141,6 +146,10 @@ impl Dispatcher {
             (
                 "health",
                 tokio::spawn(upkeep::follow_health(config.store.clone(), Arc::clone(&engine), stop.clone())),
+            ),
+            (
+                "audit",
+                tokio::spawn(sweep::run(config.store.clone(), Arc::clone(&engine), metrics, stop.clone())),
             ),
             ("parking", tokio::spawn(upkeep::park_overdue(Arc::clone(&engine), stop.clone()))),
         ];

@@ -1,4 +1,4 @@
-//! `/health/live` and `/health/ready`.
+//! `/health/live` and `/health/ready`, and for a process without an API of its own `/metrics`.
 //!
 //! Live means that the process answers, whatever is wrong with others. Ready means that it can do its work now.
 
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use actix_web::dev::Server;
 use actix_web::{App, HttpResponse, HttpServer, web};
+use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -83,12 +84,33 @@ async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
     }
 }
 
+/// The text format that Prometheus reads.
+async fn show_metrics(registry: web::Data<Registry>) -> HttpResponse {
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &registry) {
+        Ok(()) => HttpResponse::Ok()
+            .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
+            .body(text),
+        Err(_) => HttpResponse::InternalServerError().finish(),
+    }
+}
+
 /// A server that does nothing else, for a process that has no API. Gives the address it listens on.
-pub fn serve(address: SocketAddr, readiness: Readiness) -> std::io::Result<(SocketAddr, Server)> {
-    let server = HttpServer::new(move || App::new().configure(routes(readiness.clone())))
-        .workers(1)
-        .disable_signals()
-        .bind(address)?;
+pub fn serve(
+    address: SocketAddr,
+    readiness: Readiness,
+    metrics: Registry,
+) -> std::io::Result<(SocketAddr, Server)> {
+    let metrics = web::Data::new(metrics);
+    let server = HttpServer::new(move || {
+        App::new()
+            .configure(routes(readiness.clone()))
+            .app_data(metrics.clone())
+            .route("/metrics", web::get().to(show_metrics))
+    })
+    .workers(1)
+    .disable_signals()
+    .bind(address)?;
     let bound = server.addrs().first().copied().unwrap_or(address);
     Ok((bound, server.run()))
 }

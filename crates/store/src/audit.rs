@@ -72,6 +72,11 @@ pub struct AuditReport {
     pub findings: Vec<AuditFinding>,
 }
 
+/// Most first attempts begin so soon after their event was handed over.
+const SOON: TimeDelta = TimeDelta::seconds(2);
+/// No attempt begins later: the retention of events is at most ten years.
+const ALL_ATTEMPTS: TimeDelta = TimeDelta::days(3_700);
+
 const AUDIT_EVENTS: &str = "-- audit_events
 SELECT batch_id, position, tenant_id, id, type, session_id, ordering_key, occurred_at, accepted_at, day, ''::bytea AS body
 FROM events
@@ -84,7 +89,7 @@ WITH attempted AS (
     SELECT webhook_id, event_id, event_day, bool_or(error IS NULL) AS delivered,
         bool_or(next_attempt_at IS NULL) AS final
     FROM delivery_attempts
-    WHERE webhook_id = ANY($5) AND started_at >= $6
+    WHERE webhook_id = ANY($5) AND started_at >= $6 AND started_at < $7
     GROUP BY webhook_id, event_id, event_day
 )
 SELECT a.delivered, a.final,
@@ -125,6 +130,12 @@ struct Found {
     is_final: Option<bool>,
     scheduled: bool,
     batch_open: bool,
+}
+
+impl Found {
+    fn is_settled(&self) -> bool {
+        self.delivered == Some(true) || self.is_final == Some(true)
+    }
 }
 
 impl Store {
@@ -210,7 +221,27 @@ impl Store {
         Ok(expected)
     }
 
+    /// Looks at attempts made soon after the events at first, and only for what is not settled by them at all later ones.
     async fn audit_deliveries(&self, expected: &[Expected]) -> Result<Vec<Found>, StoreError> {
+        let Some(latest) = expected.iter().map(|expected| expected.accepted_at).max() else {
+            return Ok(Vec::new());
+        };
+        let all: Vec<&Expected> = expected.iter().collect();
+        let mut found = self.audit_attempts(&all, latest + SOON).await?;
+        let open: Vec<usize> = (0..found.len()).filter(|place| !found[*place].is_settled()).collect();
+        let unsettled: Vec<&Expected> = open.iter().map(|place| all[*place]).collect();
+        let later = self.audit_attempts(&unsettled, latest + ALL_ATTEMPTS).await?;
+        for (place, later) in open.into_iter().zip(later) {
+            found[place] = later;
+        }
+        Ok(found)
+    }
+
+    async fn audit_attempts(
+        &self,
+        expected: &[&Expected],
+        until: DateTime<Utc>,
+    ) -> Result<Vec<Found>, StoreError> {
         let Some(earliest) = expected.iter().map(|expected| expected.accepted_at).min() else {
             return Ok(Vec::new());
         };
@@ -221,11 +252,12 @@ impl Store {
         let mut distinct = webhooks.clone();
         distinct.sort_unstable();
         distinct.dedup();
-        let since = earliest - TimeDelta::hours(1);
+        let since = earliest - CLOCK_SLACK;
         let client = self.connection().await?;
         let statement = client.prepare_cached(AUDIT_DELIVERIES).await?;
-        let rows =
-            client.query(&statement, &[&webhooks, &events, &days, &batches, &distinct, &since]).await?;
+        let rows = client
+            .query(&statement, &[&webhooks, &events, &days, &batches, &distinct, &since, &until])
+            .await?;
         let found = rows.iter().map(|row| Found {
             delivered: row.get(0),
             is_final: row.get(1),

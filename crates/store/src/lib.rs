@@ -5,6 +5,7 @@
 
 mod attempts;
 mod audit;
+mod audit_progress;
 mod batches;
 mod deliveries;
 mod error;
@@ -23,6 +24,7 @@ mod webhooks;
 
 pub use attempts::{Attempt, AttemptCursor};
 pub use audit::{AuditFinding, AuditProblem, AuditReport};
+pub use audit_progress::AuditProgress;
 pub use batches::TakenOver;
 pub use deliveries::{ClaimedDelivery, ClaimedDue, DeliveryKey, WaitingWebhook};
 pub use error::StoreError;

@@ -17,7 +17,7 @@ pub struct Migration {
 }
 
 /// Every migration, oldest first. The files are part of the binary.
-const MIGRATIONS: [Migration; 3] = [
+const MIGRATIONS: [Migration; 4] = [
     Migration {
         version: 1,
         name: "0001_foundation",
@@ -29,6 +29,11 @@ const MIGRATIONS: [Migration; 3] = [
         sql: include_str!("../../../migrations/0002_webhook_health.sql"),
     },
     Migration { version: 3, name: "0003_gates", sql: include_str!("../../../migrations/0003_gates.sql") },
+    Migration {
+        version: 4,
+        name: "0004_audit_progress",
+        sql: include_str!("../../../migrations/0004_audit_progress.sql"),
+    },
 ];
 
 /// The version of the schema that this build needs.

@@ -6,6 +6,7 @@ use dispatcher::{Config, Dispatcher};
 use domain::{Clock as _, GateChange, GateSettings, SecretBytes, TenantId, UrlPolicy, WebhookId, WebhookUrl};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
+use prometheus_client::registry::Registry;
 use signing::Secret;
 use store::{NewWebhook, WebhookChange};
 use test_support::{ManualClock, TestBroker, TestDatabase, eventually, local_url_policy};
@@ -71,7 +72,7 @@ impl World {
     pub(crate) async fn dispatcher_with(&self, change: impl FnOnce(&mut Config)) -> Dispatcher {
         let mut config = self.config();
         change(&mut config);
-        let dispatcher = Dispatcher::start(config).unwrap();
+        let dispatcher = Dispatcher::start(config, &mut Registry::default()).unwrap();
         self.broker.wait_until_declared().await;
         dispatcher
     }

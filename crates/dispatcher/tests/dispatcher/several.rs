@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::time::Duration;
 
 use test_support::{Receiver, eventually};
 
@@ -75,4 +76,30 @@ async fn a_dispatcher_that_stops_while_the_database_is_away_gives_events_back_to
         assert!(receiver.next().await.id().starts_with('e'));
     }
     world.wait_until_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_that_vanished_is_found_by_the_audit_and_made() {
+    let world = World::create().await;
+    let mut receiver = Receiver::start().await;
+    let webhook = world.webhook(&receiver.url("/"), &["*"]).await;
+    // The audit does not judge what is as young as its webhook.
+    world.clock.advance(Duration::from_secs(10));
+    let first = world.dispatcher().await;
+    for id in ["e1", "e2"] {
+        world.publish(id).await;
+        receiver.next().await;
+    }
+    world.wait_for_history(webhook, 2).await;
+    first.shut_down().await;
+    let vanish = "DELETE FROM delivery_attempts WHERE event_id = 'e2'";
+    world.database.client().await.execute(vanish, &[]).await.unwrap();
+    world.clock.advance(Duration::from_secs(180));
+    let _second = world.dispatcher().await;
+    assert_eq!(receiver.next().await.id(), "e2");
+    world.wait_for_history(webhook, 2).await;
+    world.wait_until_settled().await;
+    let progress = world.database.store.audit_progress().await.unwrap().unwrap();
+    assert_eq!((progress.events, progress.lost, progress.repaired), (2, 1, 1));
+    assert!(receiver.try_next().is_none());
 }
