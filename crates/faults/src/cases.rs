@@ -77,14 +77,14 @@ fn all() -> Vec<Case> {
             "memory alarm: 503 at once, while dispatchers drain the queue";
         "5" "broker-refuses" full broker::queue_full
             "the queue is full and refuses: 503 with Retry-After, then all is accepted";
-        "6a" "dispatcher-killed-before-hand-over" full dispatcher::killed_before_hand_over
-            "dispatcher killed with events it could not hand over yet: delivered once";
-        "6b" "dispatcher-killed-after-hand-over" quick dispatcher::killed_after_hand_over
-            "dispatcher killed after the hand-over's commit, before it knew of it: delivered once";
+        "6a" "dispatcher-lost-before-hand-over" full dispatcher::killed_before_hand_over
+            "a dispatcher's machine lost with events it could not hand over yet: delivered once";
+        "6b" "dispatcher-lost-after-hand-over" quick dispatcher::killed_after_hand_over
+            "a dispatcher's machine lost after the hand-over's commit, before it knew of it: delivered once";
         "6c" "dispatcher-killed-during-requests" full dispatcher::killed_during_requests
             "dispatcher killed with requests under way: another makes them again";
-        "6d" "dispatcher-killed-before-record" quick dispatcher::killed_before_record
-            "dispatcher killed after the receiver's 2xx, before its record: these may repeat, once";
+        "6d" "dispatcher-lost-before-record" quick dispatcher::killed_before_record
+            "a dispatcher's machine lost after the receiver's 2xx, before its record: these may repeat, once";
         "7" "dispatcher-killed-again-and-again" quick dispatcher::killed_again_and_again
             "dispatcher killed 25 times in a row under load: nothing lost, nothing dead-lettered";
         "8a" "broker-restarted" full broker::restarted

@@ -556,7 +556,10 @@ pub(crate) async fn eventually<T>(
 }
 
 pub(crate) async fn connect(url: &str) -> anyhow::Result<tokio_postgres::Client> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    let mut config: tokio_postgres::Config = url.parse()?;
+    // What a case asks must not hang on what the case has locked.
+    config.options("-c statement_timeout=30s");
+    let (client, connection) = config.connect(NoTls).await?;
     tokio::spawn(connection);
     Ok(client)
 }

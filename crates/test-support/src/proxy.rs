@@ -80,7 +80,8 @@ impl Proxy {
         self.shared.open.load(Ordering::Relaxed)
     }
 
-    /// Ends every fault. A connection that has lost bytes stays dead all the same: no network would revive it.
+    /// Ends every fault. A connection that has lost bytes stays dead all the same; but where one side has ended it, the
+    /// other hears of it now.
     pub fn pass(&self) {
         self.rules.send_modify(|rules| *rules = Rules { cut_below: rules.cut_below, ..Rules::default() });
     }
@@ -241,15 +242,17 @@ impl Pump {
                     sleep(Duration::from_secs_f64(chunk.len() as f64 / bytes_per_second as f64)).await;
                 }
             }
-            if *self.dead.borrow() {
-                return; // nobody hears of the end, either
+            if !*self.dead.borrow() {
+                let _ = to.shutdown().await;
             }
-            let _ = to.shutdown().await;
         };
         tokio::join!(read, write);
         if *self.dead.borrow() {
-            // The other side must go on believing; it is cut off with the proxy at the latest.
-            std::future::pending::<()>().await;
+            // The end, too, is heard of only when the network is whole again. An error: the proxy itself is gone.
+            let place = self.direction as usize;
+            let mut rules = self.rules.clone();
+            let _ = rules.wait_for(|rules| self.number >= rules.swallow_below[place]).await;
+            let _ = to.shutdown().await;
         }
     }
 

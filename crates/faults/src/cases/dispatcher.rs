@@ -27,7 +27,7 @@ pub(crate) async fn killed_before_hand_over(lab: Arc<Lab>) -> anyhow::Result<Out
     world.publisher.publish_all("held", EVENTS).await?;
     sleep(CALM).await;
     let stored = world.count("SELECT count(*) FROM events").await?;
-    killed_and_back(&mut world).await?;
+    lost_and_replaced(&mut world).await?;
     conclude(world, Allowed::NOTHING, |_, findings| {
         findings.expect(stored == 0, format!("{stored} events were handed over before the kill: too late"));
     })
@@ -41,7 +41,7 @@ pub(crate) async fn killed_after_hand_over(lab: Arc<Lab>) -> anyhow::Result<Outc
     world.publisher.publish_all("held", EVENTS).await?;
     world.wait_for_count("SELECT count(*) FROM events", 1, STEP).await?;
     let early = world.receiver.requests();
-    killed_and_back(&mut world).await?;
+    lost_and_replaced(&mut world).await?;
     conclude(world, Allowed::NOTHING, |_, findings| {
         findings.expect(early == 0, format!("{early} requests were made before the kill: too late"));
     })
@@ -68,16 +68,17 @@ pub(crate) async fn killed_before_record(lab: Arc<Lab>) -> anyhow::Result<Outcom
     world.receiver.set(PATH, Mode::Answer(204));
     world.wait_for_deliveries(EVENTS, STEP).await?;
     sleep(Duration::from_millis(200)).await;
-    killed_and_back(&mut world).await?;
+    lost_and_replaced(&mut world).await?;
     conclude(world, Allowed::duplicates(EVENTS), |_, findings| {
         findings.expect(findings.duplicates > 0, "no repeat: the kill was too late to prove anything");
     })
     .await
 }
 
-async fn killed_and_back(world: &mut World) -> anyhow::Result<()> {
+async fn lost_and_replaced(world: &mut World) -> anyhow::Result<()> {
     world.dispatcher().kill()?;
-    world.dispatcher_database.pass();
+    // Its machine is gone as well: the database never hears that its connections have ended.
+    world.dispatcher_database.black_hole_existing();
     back(world).await
 }
 
