@@ -11,6 +11,9 @@ use crate::StoreError;
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// No statement of Postrider's takes nearly as long; one that does has met a fault and must not hang.
 const STATEMENT_TIMEOUT_MS: u32 = 20_000;
+/// No transaction of Postrider's waits for anything but the database. One that does belongs to a process whose machine is
+/// gone; the database must not keep its locks until TCP notices, which takes two hours.
+const IDLE_IN_TRANSACTION_TIMEOUT_MS: u32 = 10_000;
 /// A peer that vanished without a word is noticed after about this long.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -29,7 +32,10 @@ impl Store {
             config.application_name("postrider");
         }
         if config.get_options().is_none() {
-            config.options(format!("-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC"));
+            config.options(format!(
+                "-c statement_timeout={STATEMENT_TIMEOUT_MS} \
+                 -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS} -c timezone=UTC"
+            ));
         }
         config.connect_timeout(CONNECTION_TIMEOUT).tcp_user_timeout(TCP_USER_TIMEOUT);
         config
