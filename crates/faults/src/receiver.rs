@@ -153,8 +153,9 @@ impl Shared {
             let mut rest = [0];
             // The product's client sends no second request before the answer: what can be read is the end.
             let status = tokio::select! {
-                status = self.decide(&request.path) => status,
+                biased;
                 _ = stream.read(&mut rest) => None,
+                status = self.decide(&request.path) => status,
             };
             let Some(status) = status else { return Ok(()) };
             // The bytes first: what did not leave here was not delivered.

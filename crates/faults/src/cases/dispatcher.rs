@@ -36,11 +36,17 @@ pub(crate) async fn killed_before_hand_over(lab: Arc<Lab>) -> anyhow::Result<Out
 
 pub(crate) async fn killed_after_hand_over(lab: Arc<Lab>) -> anyhow::Result<Outcome> {
     let mut world = World::create(&lab, "6b", Setup::default()).await?;
+    // So that every connection has its statements prepared: that, too, would wait for an answer.
+    let load = Load::rest(&world.publisher, "r", RATE);
+    sleep(CALM).await;
+    load.end().await?;
+    world.wait_for_count("SELECT 1 - sign(count(*))::bigint FROM open_batches", 1, STEP).await?;
+    let (before, requests) = (world.count("SELECT count(*) FROM events").await?, world.receiver.requests());
     // The transaction commits, and the dispatcher never hears of it.
     world.dispatcher_database.black_hole_towards(Direction::ToClient);
     world.publisher.publish_all("held", EVENTS).await?;
-    world.wait_for_count("SELECT count(*) FROM events", 1, STEP).await?;
-    let early = world.receiver.requests();
+    world.wait_for_count("SELECT count(*) FROM events", before + 1, STEP).await?;
+    let early = world.receiver.requests() - requests;
     lost_and_replaced(&mut world).await?;
     conclude(world, Allowed::NOTHING, |_, findings| {
         findings.expect(early == 0, format!("{early} requests were made before the kill: too late"));
