@@ -178,6 +178,36 @@ async fn conclude(
 ) -> anyhow::Result<Outcome> {
     let mut findings = world.judge(allowed).await?;
     say(&world, &mut findings);
-    world.take_down().await;
+    if findings.problems.is_empty() {
+        world.take_down().await;
+    } else {
+        findings.note(format!("its database {} is kept until the next run", world.database_name()));
+    }
     Ok(Outcome::Ran(findings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(asked: &[&str], quick: bool) -> Vec<&'static str> {
+        let asked: Vec<String> = asked.iter().map(|asked| (*asked).to_owned()).collect();
+        chosen(&asked, quick).iter().map(|case| case.number).collect()
+    }
+
+    #[test]
+    fn cases_are_chosen_by_number_and_by_name() {
+        assert_eq!(numbers(&["8b", "1"], false), ["1", "8b"]);
+        assert_eq!(numbers(&["4"], false), ["4a", "4b"]);
+        assert_eq!(numbers(&["half-open"], false), ["9a", "9b"]);
+        assert!(numbers(&["0"], false).is_empty() && numbers(&["nothing"], false).is_empty());
+        assert!(!numbers(&[], true).is_empty() && numbers(&[], true).len() < numbers(&[], false).len());
+    }
+
+    #[test]
+    fn every_fault_of_the_list_has_a_case() {
+        for number in 1..=22 {
+            assert!(!numbers(&[&number.to_string()], false).is_empty(), "{number}");
+        }
+    }
 }

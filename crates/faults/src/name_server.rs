@@ -75,3 +75,24 @@ fn reply(message: &[u8]) -> Option<Vec<u8>> {
     }
     Some(reply)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn question(of_type: u8) -> Vec<u8> {
+        let mut message = vec![7, 8, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        message.extend(b"\x08receiver\x04test\x00");
+        message.extend([0, of_type, 0, 1]);
+        message
+    }
+
+    #[test]
+    fn an_address_is_asked_for_and_given_and_nothing_else() {
+        let answered = reply(&question(1)).unwrap();
+        assert!(answered.starts_with(&[7, 8, 0x81, 0x80, 0, 1, 0, 1]) && answered.ends_with(&[127, 0, 0, 1]));
+        let empty = reply(&question(28)).unwrap();
+        assert!(empty.starts_with(&[7, 8, 0x81, 0x80, 0, 1, 0, 0]) && empty.ends_with(&[0, 28, 0, 1]));
+        assert_eq!(reply(b"short"), None);
+    }
+}

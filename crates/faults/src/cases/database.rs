@@ -105,8 +105,10 @@ pub(crate) async fn slow(lab: Arc<Lab>) -> anyhow::Result<Outcome> {
 }
 
 pub(crate) async fn deadlocks(lab: Arc<Lab>) -> anyhow::Result<Outcome> {
-    let setup = Setup { dispatchers: 2, ..Setup::default() };
-    let mut world = World::create(&lab, "10e", setup).await?;
+    // Leases that hold, as they do by default: locked out for longer than its lease, a dispatcher may repeat.
+    let settings = vec![("POSTRIDER_LEASE_MS", "30000".to_owned())];
+    let mut world =
+        World::create(&lab, "10e", Setup { dispatchers: 2, settings, ..Setup::default() }).await?;
     set_for_sessions(&world, "SET default_transaction_isolation = 'serializable'").await?;
     let load = Load::rest(&world.publisher, "r", RATE);
     sleep(CALM).await;
