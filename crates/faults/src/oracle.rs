@@ -9,7 +9,9 @@ use crate::receiver::Arrival;
 use crate::world::{PATH, World, eventually};
 
 /// How long accepted events may take to be delivered after the load has ended.
-const CATCH_UP_TIME: Duration = Duration::from_secs(90);
+const CATCH_UP_TIME: Duration = Duration::from_secs(60);
+/// How long rows are waited for when events are missing already.
+const HOPELESS_SETTLE_TIME: Duration = Duration::from_secs(5);
 /// How long a repeat is waited for that must not come.
 const GRACE: Duration = Duration::from_millis(500);
 /// Within this after the end of a fault, events must be delivered again.
@@ -115,7 +117,8 @@ impl World {
     async fn await_rows(&self, allowed: Allowed, findings: &mut Findings) {
         const LEFT: &str = "SELECT (SELECT count(*) FROM open_batches) + (SELECT count(*) FROM deliveries)";
         let settled = async || self.count(LEFT).await.ok().filter(|left| *left <= allowed.scheduled);
-        if eventually("rows", allowed.settle_time, settled).await.is_err() {
+        let limit = if findings.problems.is_empty() { allowed.settle_time } else { HOPELESS_SETTLE_TIME };
+        if eventually("rows", limit, settled).await.is_err() {
             let left = self.count(LEFT).await.unwrap_or(-1);
             let problem =
                 format!("{left} batches and deliveries are unfinished, {} may be", allowed.scheduled);
