@@ -10,6 +10,7 @@
 #   ports.sh     choose a free port once and remember it
 #   packages.sh  install what is missing
 #   postgres.sh  a private Postgres        rabbitmq.sh  a private RabbitMQ
+#   rabbitmq_cluster.sh  three RabbitMQ nodes in a cluster
 #   docker.sh    the same two in containers, where packages cannot be installed
 #   services.sh  both together, or the servers that the caller names instead
 #   postrider.sh build, migrate, gateway and dispatchers, .local/env
@@ -35,7 +36,7 @@ LIB=$ROOT/scripts/lib
 # private one by one, see `write_private`.
 umask 022
 
-for part in output process ports packages postgres rabbitmq docker services postrider demo; do
+for part in output process ports packages postgres rabbitmq rabbitmq_cluster docker services postrider demo; do
     # shellcheck source=/dev/null
     . "$LIB/$part.sh"
 done

@@ -188,6 +188,15 @@ postgres_prepare() {
 # SIGINT is Postgres' "fast" shutdown: ends the sessions and closes the database properly.
 postgres_stop() { process_stop "$1/run/postgres" INT 30; }
 
+# As a machine that loses its power. Sessions are groups of their own; without theirs the server would end in order.
+postgres_kill() {
+    local pid child children=()
+    pid=$(process_id "$1/run/postgres") || return 0
+    mapfile -t children < <(ps -o pid= --ppid "$pid" | tr -d ' ')
+    for child in "$pid" ${children[@]+"${children[@]}"}; do kill -KILL "$child" 2>/dev/null || true; done
+    process_stop "$1/run/postgres" KILL 10
+}
+
 postgres_wipe() {
     local dir=$1
     postgres_stop "$dir"

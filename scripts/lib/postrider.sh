@@ -23,9 +23,11 @@ need_rust() {
 # What building needs besides Rust: a linker, and a compiler for the few C and assembly files of ring.
 build_need() { need "has_command cc" "a C compiler" gcc libc6-dev; }
 
-# build release|dev: sets BINARIES, the directory of the programs.
+# build release|dev [ARGUMENT…]: sets BINARIES, the directory of the programs. Builds those that are shipped, unless
+# further arguments for cargo say otherwise.
 build() {
-    local profile=$1 arguments=(build --bins) target
+    local profile=$1 target
+    local arguments=(build --bins "${@:2}")
     [ "$profile" != release ] || arguments+=(--release)
     cd "$ROOT" || return
     if [ -t 2 ]; then

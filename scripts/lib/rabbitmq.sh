@@ -5,6 +5,8 @@
 #   rabbitmq.conf      with the password of the user `postrider`; there is no user `guest`
 #   mnesia/            the data
 #   server.pid         written by the server; ours are in DIR/run/
+#   node               its name within a cluster, if it is in one (see rabbitmq_cluster.sh)
+#   first-node         DIR of the cluster's first node, whose epmd this one uses; not there in the first node
 # DIR/ports/{amqp,dist,epmd}, DIR/run/{rabbitmq,epmd}, DIR/log/{rabbitmq,epmd}.log
 #
 # epmd is Erlang's directory of node names on a machine, a daemon that outlives its nodes. With one of our own, on a
@@ -62,7 +64,7 @@ HOME=$home
 ERL_EPMD_ADDRESS=127.0.0.1
 ERL_EPMD_PORT=$(port_recorded "$dir/ports/epmd")
 ERL_CRASH_DUMP=$home/erl_crash.dump
-RABBITMQ_NODENAME=postrider@localhost
+RABBITMQ_NODENAME=$(rabbitmq_node "$dir")
 RABBITMQ_DIST_PORT=$(port_recorded "$dir/ports/dist")
 RABBITMQ_CONF_ENV_FILE=$home/rabbitmq-env.conf
 RABBITMQ_CONFIG_FILE=$home/rabbitmq.conf
@@ -106,8 +108,11 @@ rabbitmq_launch() {
     process_start "$dir/run/rabbitmq" "$dir/log/rabbitmq.log" env -i "${environment[@]}" "$(rabbitmq_program)"
 }
 
+rabbitmq_node() { printf '%s@localhost' "$(cat "$1/rabbitmq/node" 2>/dev/null || printf postrider)"; }
+
 rabbitmq_start_epmd() {
     local dir=$1 port
+    [ ! -e "$dir/rabbitmq/first-node" ] || return 0
     for _ in 1 2 3; do
         port=$(port_choose "$dir/ports/epmd" "$EPMD_PORT")
         process_start "$dir/run/epmd" "$dir/log/epmd.log" env -i "$(rabbitmq_epmd)" -address 127.0.0.1 -port "$port"
@@ -123,6 +128,21 @@ rabbitmq_start_epmd() {
 # on a port that both chose at the same moment.
 rabbitmq_answers() {
     grep -q 'Server startup complete' "$1/log/rabbitmq.log" && port_answers "$(port_recorded "$1/ports/amqp")"
+}
+
+# rabbitmq_ctl DIR ARGUMENT…: rabbitmqctl for this server.
+rabbitmq_ctl() {
+    local dir=$1 environment
+    shift
+    mapfile -t environment < <(rabbitmq_environment "$dir")
+    env -i "${environment[@]}" "$(dirname "$(rabbitmq_program)")/rabbitmqctl" --quiet "$@"
+}
+
+# As a machine that loses its power. The recorded process, the shell script around the server, ends with it.
+rabbitmq_kill() {
+    local pid
+    if pid=$(rabbitmq_server_id "$1"); then kill -KILL "$pid" 2>/dev/null || true; fi
+    process_stop "$1/run/rabbitmq" KILL 10
 }
 
 rabbitmq_url() {

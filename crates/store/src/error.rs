@@ -1,5 +1,6 @@
 use deadpool_postgres::{BuildError, PoolError};
 use domain::Invalid;
+use tokio_postgres::error::{DbError, SqlState};
 
 /// Why the database did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +34,13 @@ impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
         use std::error::Error as _;
         let detail = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+        // A value that violates a constraint names it. Without a name it is a partition's: the row was on its way into the
+        // default partition while its own was made, and finds it the next time.
+        let met_new_partition =
+            |db: &DbError| *db.code() == SqlState::CHECK_VIOLATION && db.constraint().is_none();
+        if error.as_db_error().is_some_and(met_new_partition) {
+            return Self::Unavailable(detail);
+        }
         // The class of the SQLSTATE: its first two characters.
         match error.as_db_error().and_then(|db| db.code().code().get(..2)) {
             Some("22" | "23") => Self::Refused(detail), // data exception, constraint violation

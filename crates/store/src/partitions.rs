@@ -12,7 +12,7 @@ pub struct PartitionReport {
     pub created: usize,
     /// Partitions dropped with the days that retention no longer keeps.
     pub dropped: usize,
-    /// Whether the default partitions hold rows, which means that a day's partition was missing.
+    /// Whether the default partitions held rows before or hold them still: a day's partition was missing.
     pub default_in_use: bool,
 }
 
@@ -41,6 +41,7 @@ impl Store {
         let mut report = PartitionReport::default();
         let mut client = self.connection().await?;
         let oldest = today - Days::new(retention_days.into());
+        report.default_in_use = client.query_one(DEFAULT_IN_USE, &[]).await?.get(0);
         for table in PARTITIONED {
             let transaction = client.transaction().await?;
             // Creating and dropping lock the table for a moment. Rather fail and try later than make everybody queue.
@@ -62,7 +63,7 @@ impl Store {
             }
             transaction.commit().await?;
         }
-        report.default_in_use = client.query_one(DEFAULT_IN_USE, &[]).await?.get(0);
+        report.default_in_use |= client.query_one(DEFAULT_IN_USE, &[]).await?.get::<_, bool>(0);
         drop(client);
         self.drop_orphaned_deliveries(oldest).await?;
         Ok(report)

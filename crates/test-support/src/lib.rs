@@ -1,4 +1,5 @@
-//! What black-box tests share: a database and a broker scope of each test's own, receivers that count, a clock to step.
+//! What black-box tests share: a database and a broker scope of each test's own, receivers that count, a network
+//! that breaks on demand, a clock to step.
 //!
 //! The servers are those of `./scripts/test`, which says where they are in `POSTRIDER_TEST_DATABASE_URL` and
 //! `POSTRIDER_TEST_AMQP_URL`.
@@ -6,6 +7,7 @@
 
 mod clock;
 mod database;
+mod proxy;
 mod queue;
 mod readme;
 mod receiver;
@@ -13,6 +15,7 @@ mod wait;
 
 pub use clock::ManualClock;
 pub use database::TestDatabase;
+pub use proxy::{Direction, Proxy};
 pub use queue::{DeadLetter, TestBroker};
 pub use readme::check_configuration_table;
 pub use receiver::{Received, Receiver};
