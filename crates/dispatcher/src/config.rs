@@ -1,11 +1,12 @@
 //! What a dispatcher can be told.
 
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use broker::{BrokerConfig, Topology};
-use domain::{Clock, RetrySchedule, SystemClock, UrlPolicy};
+use domain::{Clock, Invalid, RetrySchedule, SystemClock, UrlPolicy};
 use service::settings::{ConfigError, Setting, Settings};
 use service::telemetry::LogFormat;
 use service::values::{self, Count, Milliseconds, Text};
@@ -53,6 +54,11 @@ const DISABLE_AFTER_DAYS: Setting = Setting::optional::<Count<1, 365>>(
 );
 const RETENTION_DAYS: Setting =
     Setting::optional::<Count<1, 3650>>("retention_days", "30", "days that events and history are kept");
+const DNS_SERVERS: Setting = Setting::optional::<DnsServers>(
+    "dns_servers",
+    "",
+    "name servers that receivers are looked up with, like `10.0.0.53:53,[fd00::53]:53`; none: the system's",
+);
 const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<2, 100>>(
     "dispatcher_database_connections",
     "8",
@@ -60,7 +66,7 @@ const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<2, 100>>(
 );
 
 /// Every setting of the dispatcher.
-pub const SETTINGS: [Setting; 18] = [
+pub const SETTINGS: [Setting; 19] = [
     values::DATABASE_URL,
     values::AMQP_URL,
     values::AMQP_PREFIX,
@@ -70,6 +76,7 @@ pub const SETTINGS: [Setting; 18] = [
     values::RECEIVER_ALLOWED_NETWORKS,
     values::DRAIN_TIMEOUT_MS,
     HEALTH_ADDRESS,
+    DNS_SERVERS,
     RETRY_SCHEDULE,
     DELIVERY_TIMEOUT_MS,
     WEBHOOK_CONCURRENCY,
@@ -110,6 +117,8 @@ pub struct Config {
     pub disable_after: Duration,
     /// Days that events and history are kept.
     pub retention_days: u32,
+    /// Name servers that receivers are looked up with; none means the system's.
+    pub dns_servers: Vec<SocketAddr>,
     /// How long a shutdown may take.
     pub drain_timeout: Duration,
 }
@@ -143,6 +152,7 @@ impl Config {
             lease: Duration::from_secs(30),
             disable_after: Duration::from_secs(5 * 86_400),
             retention_days: 30,
+            dns_servers: Vec::new(),
             drain_timeout: Duration::from_secs(25),
         }
     }
@@ -179,6 +189,7 @@ impl ProcessConfig {
                 u64::from(settings.get::<Count<1, 365>>(&DISABLE_AFTER_DAYS)?.0) * 86_400,
             ),
             retention_days,
+            dns_servers: settings.get::<DnsServers>(&DNS_SERVERS)?.0,
             drain_timeout: settings.get::<Milliseconds>(&values::DRAIN_TIMEOUT_MS)?.0,
             ..Config::new(store, broker)
         };
@@ -188,5 +199,26 @@ impl ProcessConfig {
             health_address: settings.get(&HEALTH_ADDRESS)?,
             dispatcher,
         })
+    }
+}
+
+/// Addresses of name servers, separated by commas.
+struct DnsServers(Vec<SocketAddr>);
+
+impl FromStr for DnsServers {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let servers = text
+            .split(',')
+            .map(str::trim)
+            .filter(|server| !server.is_empty())
+            .map(|server| {
+                let problem =
+                    || Invalid::new(format!("{server:?} is not an address and port like 10.0.0.53:53"));
+                server.parse().map_err(|_| problem())
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self(servers))
     }
 }

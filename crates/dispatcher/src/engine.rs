@@ -28,8 +28,8 @@ const SLOW_AFTER: Duration = Duration::from_secs(1);
 const MAX_WAIT: Duration = Duration::from_secs(1);
 /// Deliveries that wait in memory before no more events are taken over. One webhook can have half of them.
 const HIGH_WATER: usize = 2_000;
-/// How long a delivery rests after an attempt met a defect of ours.
-const AFTER_DEFECT: Duration = Duration::from_secs(30);
+/// How long a delivery rests after a defect or fault of ours kept it from being attempted; moved by up to 10 % either way.
+const AFTER_FAULT: Duration = Duration::from_secs(30);
 
 /// The part of a dispatcher that delivers.
 pub(crate) struct Engine {
@@ -205,10 +205,9 @@ impl Engine {
         };
         if followed.is_err() {
             error!("an attempt met a defect; the delivery is tried again later");
-            let state = State::Parked(parked(&delivery, delivery.attempts, Some(now + AFTER_DEFECT), None));
             // A slow one has settled its batch before.
             let batch = delivery.batch().filter(|_| !place.is_slow);
-            self.note(Note::of_state(state, batch)).await;
+            self.note(self.put_off(&delivery, batch)).await;
         }
     }
 
@@ -230,7 +229,21 @@ impl Engine {
         };
         // Only a delivery that settles its batch right here has no row.
         let has_row = batch.is_none();
-        self.note(self.conclude(delivery, &attempted, now, batch, has_row)).await;
+        let note = match attempted {
+            Ok(attempted) => self.conclude(delivery, &attempted, now, batch, has_row),
+            Err(fault) => {
+                debug!(event = %delivery.accepted.event.id, ?fault, "not attempted, for a fault of ours");
+                self.put_off(delivery, batch)
+            }
+        };
+        self.note(note).await;
+    }
+
+    /// A fault of ours uses up no attempt, and says nothing about the webhook.
+    fn put_off(&self, delivery: &Delivery, batch: Option<store::BatchId>) -> Note {
+        let rest = AFTER_FAULT.mul_f64(0.9 + 0.2 * rand::random::<f64>());
+        let due_at = self.clock.now() + rest;
+        Note::of_state(State::Parked(parked(delivery, delivery.attempts, Some(due_at), None)), batch)
     }
 
     fn conclude(

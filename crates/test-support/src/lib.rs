@@ -6,6 +6,7 @@
 
 mod clock;
 mod database;
+mod dns;
 mod queue;
 mod readme;
 mod receiver;
@@ -13,6 +14,7 @@ mod wait;
 
 pub use clock::ManualClock;
 pub use database::TestDatabase;
+pub use dns::NameServer;
 pub use queue::{DeadLetter, TestBroker};
 pub use readme::check_configuration_table;
 pub use receiver::{Received, Receiver};

@@ -5,6 +5,7 @@ mod crashes;
 mod delivering;
 mod gates;
 mod helpers;
+mod names;
 mod queue_contract;
 mod retrying;
 mod several;

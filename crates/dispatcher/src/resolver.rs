@@ -1,0 +1,274 @@
+//! Looks up the names of receivers, refuses those that lead where Postrider does not connect to, and tells a name that
+//! cannot be resolved, which is its owner's concern, from name servers that do not answer, which is ours.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use domain::{AddressPolicy, Refused};
+use futures_util::future::join;
+use hickory_resolver::config::{
+    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
+};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::Query;
+use hickory_resolver::proto::rr::{Name, RecordType};
+use hickory_resolver::{Hosts, TokioResolver, system_conf};
+use reqwest::dns::{Addrs, Resolve, Resolving};
+use tokio::time::{Instant, timeout};
+use tracing::{debug, warn};
+
+/// The longest a look-up takes; a short deadline of attempts shortens it to a quarter of that.
+const MAX_LOOKUP_TIME: Duration = Duration::from_secs(4);
+/// Answers kept in memory, negative ones included.
+const MAX_CACHED_ANSWERS: u64 = 8_192;
+/// The longest an address is kept, whatever its time to live says.
+const MAX_POSITIVE_TTL: Duration = Duration::from_secs(3_600);
+/// The longest it is kept that a name has no address: its owner may be mending it.
+const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(30);
+/// How long it is relied upon that the name servers answer, or do not. Shorter than look-ups take to time out, so that
+/// the answer to a look-up that timed out is never from before it began.
+const VERDICT_HOLDS: Duration = Duration::from_secs(1);
+/// How often the system's configuration is read again at most, while the name servers do not answer.
+const REREAD_EVERY: Duration = Duration::from_secs(30);
+/// How often it is said at most that the name servers do not answer.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
+/// Why a name led to no address to connect to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ResolveError {
+    /// Theirs: the name does not exist, has no address, or its own name servers are broken.
+    #[error("the name cannot be resolved")]
+    Unresolvable,
+    /// Theirs: one of its addresses is not to be connected to.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// Ours: no name server answers.
+    #[error("no name server answers")]
+    NoNameServer,
+}
+
+/// Resolves names for the HTTP client. It dials the very addresses that were checked here.
+pub(crate) struct GuardedResolver(Arc<Lookups>);
+
+impl GuardedResolver {
+    /// Asks these servers, or the system's if there are none.
+    pub(crate) fn new(policy: AddressPolicy, servers: Vec<SocketAddr>, attempt_deadline: Duration) -> Self {
+        let lookup_time = MAX_LOOKUP_TIME.min(attempt_deadline / 4);
+        let sources = Sources::read(&servers, lookup_time);
+        let said = Said { read_at: Instant::now(), warned_at: None };
+        Self(Arc::new(Lookups {
+            policy,
+            servers,
+            lookup_time,
+            sources: Mutex::new(Arc::new(sources)),
+            verdict: tokio::sync::Mutex::new(None),
+            said: Mutex::new(said),
+        }))
+    }
+}
+
+impl Resolve for GuardedResolver {
+    fn resolve(&self, name: reqwest::dns::Name) -> Resolving {
+        let lookups = Arc::clone(&self.0);
+        Box::pin(async move {
+            let addresses = lookups.addresses(name.as_str()).await?;
+            // Port 0 stands for the one in the URL.
+            Ok(Box::new(addresses.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs)
+        })
+    }
+}
+
+struct Lookups {
+    policy: AddressPolicy,
+    servers: Vec<SocketAddr>,
+    lookup_time: Duration,
+    sources: Mutex<Arc<Sources>>,
+    /// Whether the name servers answered when they were last tried out, and when that was. Its lock makes sure that
+    /// they are tried out once at a time.
+    verdict: tokio::sync::Mutex<Option<(Instant, bool)>>,
+    said: Mutex<Said>,
+}
+
+/// When something was last done about name servers that do not answer.
+struct Said {
+    read_at: Instant,
+    warned_at: Option<Instant>,
+}
+
+impl Lookups {
+    /// Every address of a name, if all of them may be connected to.
+    async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        let addresses = self.look_up(name).await?;
+        for address in &addresses {
+            self.policy.check(*address)?;
+        }
+        Ok(addresses)
+    }
+
+    async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        let Ok(mut name) = Name::from_ascii(name) else { return Err(ResolveError::Unresolvable) };
+        name.set_fqdn(true); // a customer's name never becomes one of the operator's search domains
+        let sources = Arc::clone(&*lock(&self.sources));
+        let known = sources.in_hosts_file(&name);
+        if !known.is_empty() {
+            return Ok(known);
+        }
+        let (v4, v6) = join(
+            sources.ask(name.clone(), RecordType::A, self.lookup_time),
+            sources.ask(name.clone(), RecordType::AAAA, self.lookup_time),
+        )
+        .await;
+        match (v4, v6) {
+            (Answer::Addresses(v4), Answer::Addresses(v6)) if v4.is_empty() && v6.is_empty() => {
+                Err(ResolveError::Unresolvable)
+            }
+            (Answer::Addresses(v4), Answer::Addresses(v6)) => Ok([v4, v6].concat()),
+            (Answer::Addresses(some), Answer::Failed(_)) | (Answer::Failed(_), Answer::Addresses(some))
+                if !some.is_empty() =>
+            {
+                Ok(some)
+            }
+            (Answer::Failed(reason), _) | (_, Answer::Failed(reason)) => {
+                debug!(%name, reason, "a name could not be looked up");
+                Err(self.blame(&sources, &reason).await)
+            }
+        }
+    }
+
+    /// Finds out who is to blame for a look-up that failed. A name server gives no other answer for a name whose own
+    /// servers are broken than for all names while it is cut off from the world.
+    async fn blame(&self, sources: &Sources, reason: &str) -> ResolveError {
+        if self.servers_answer(sources).await {
+            return ResolveError::Unresolvable;
+        }
+        let now = Instant::now();
+        let mut said = lock(&self.said);
+        if said.warned_at.is_none_or(|at| now - at >= WARN_EVERY) {
+            said.warned_at = Some(now);
+            warn!(
+                reason,
+                "no name server answers; deliveries wait and use up no attempt. See POSTRIDER_DNS_SERVERS and /etc/resolv.conf"
+            );
+        }
+        if now - said.read_at >= REREAD_EVERY {
+            said.read_at = now;
+            *lock(&self.sources) = Arc::new(Sources::read(&self.servers, self.lookup_time));
+        }
+        ResolveError::NoNameServer
+    }
+
+    /// Asks for a name that no cache can know, so that the answer comes from beyond the machine's own name servers: one
+    /// that is cut off would still know the root's. `example.com` is set aside for good (RFC 2606) and always served;
+    /// that the name below it does not exist is an answer.
+    async fn servers_answer(&self, sources: &Sources) -> bool {
+        let mut verdict = self.verdict.lock().await;
+        if let Some((at, answered)) = *verdict
+            && at.elapsed() < VERDICT_HOLDS
+        {
+            return answered;
+        }
+        let name = format!("postrider-{:016x}.example.com.", rand::random::<u64>());
+        let answered = match Name::from_ascii(&name) {
+            Ok(name) => {
+                let answer = sources.ask(name, RecordType::A, self.lookup_time / 2).await;
+                matches!(answer, Answer::Addresses(_))
+            }
+            Err(_) => false,
+        };
+        *verdict = Some((Instant::now(), answered));
+        answered
+    }
+}
+
+/// Where addresses come from.
+struct Sources {
+    hosts: Hosts,
+    resolver: Option<TokioResolver>,
+}
+
+enum Answer {
+    /// None at all, if the name has none of this kind or does not exist.
+    Addresses(Vec<IpAddr>),
+    /// There was no answer, or not one to the question.
+    Failed(String),
+}
+
+impl Sources {
+    fn read(servers: &[SocketAddr], lookup_time: Duration) -> Self {
+        let config = if servers.is_empty() {
+            system_name_servers()
+        } else {
+            ResolverConfig::from_parts(None, Vec::new(), servers.iter().map(name_server).collect())
+        };
+        let hosts = Hosts::from_system().unwrap_or_else(|error| {
+            warn!(%error, "the hosts file cannot be read; only name servers are asked");
+            Hosts::default()
+        });
+        let resolver = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+            .with_options(options(lookup_time))
+            .build();
+        let resolver = resolver.inspect_err(|error| warn!(%error, "no names can be looked up")).ok();
+        Self { hosts, resolver }
+    }
+
+    fn in_hosts_file(&self, name: &Name) -> Vec<IpAddr> {
+        let of_type = |record_type| self.hosts.lookup_static_host(&Query::query(name.clone(), record_type));
+        let lookups = [of_type(RecordType::A), of_type(RecordType::AAAA)];
+        lookups
+            .iter()
+            .flatten()
+            .flat_map(|lookup| lookup.answers())
+            .filter_map(|r| r.data.ip_addr())
+            .collect()
+    }
+
+    async fn ask(&self, name: Name, record_type: RecordType, within: Duration) -> Answer {
+        let Some(resolver) = &self.resolver else { return Answer::Failed("no resolver".to_owned()) };
+        match timeout(within, resolver.lookup(name, record_type)).await {
+            Ok(Ok(lookup)) => Answer::Addresses(
+                lookup.answers().iter().filter_map(|record| record.data.ip_addr()).collect(),
+            ),
+            Ok(Err(NetError::Dns(DnsError::NoRecordsFound(_)))) => Answer::Addresses(Vec::new()),
+            Ok(Err(error)) => Answer::Failed(error.to_string()),
+            Err(_) => Answer::Failed(format!("no answer within {} ms", within.as_millis())),
+        }
+    }
+}
+
+/// Those of `/etc/resolv.conf`, or, as its manual says, the one on this machine if it names none.
+fn system_name_servers() -> ResolverConfig {
+    let servers = match system_conf::read_system_conf() {
+        Ok((config, _)) => config.name_servers().to_vec(),
+        Err(error) => {
+            warn!(%error, "the system names no name server; the one on this machine is asked");
+            vec![NameServerConfig::udp_and_tcp(IpAddr::from([127, 0, 0, 1]))]
+        }
+    };
+    ResolverConfig::from_parts(None, Vec::new(), servers)
+}
+
+fn name_server(address: &SocketAddr) -> NameServerConfig {
+    let [mut udp, mut tcp] = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
+    udp.port = address.port();
+    tcp.port = address.port();
+    NameServerConfig::new(address.ip(), true, vec![udp, tcp])
+}
+
+fn options(lookup_time: Duration) -> ResolverOpts {
+    let mut options = ResolverOpts::default();
+    // Two tries fit into a look-up.
+    options.timeout = lookup_time / 2;
+    options.attempts = 1;
+    options.cache_size = MAX_CACHED_ANSWERS;
+    options.positive_max_ttl = Some(MAX_POSITIVE_TTL);
+    options.negative_max_ttl = Some(MAX_NEGATIVE_TTL);
+    // Asked before the resolver is: a name that is in it needs no name server at all.
+    options.use_hosts_file = ResolveHosts::Never;
+    options
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
