@@ -11,8 +11,10 @@ use domain::{Cause, Outcome, UrlPolicy, parse_retry_after};
 use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Response, redirect};
 use tokio::time::{Instant, timeout};
+use tracing::error;
 
 use crate::delivery::{Accepted, Target};
+use crate::occasionally::Occasionally;
 use crate::resolver::{GuardedResolver, ResolveError};
 
 /// How much of an answer's body is read. A receiver that sends more is cut off, and its status counts.
@@ -21,12 +23,15 @@ const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many unused connections to one receiver are kept.
 const MAX_IDLE_PER_HOST: usize = 64;
+/// How often it is said at most that there are deliveries that cannot be signed.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// Sends requests. One for the whole process: connections are kept and shared.
 pub(crate) struct Sender {
     client: Client,
     policy: UrlPolicy,
     deadline: Duration,
+    complaining: Occasionally,
 }
 
 /// What an attempt came to.
@@ -43,6 +48,8 @@ pub(crate) struct Attempted {
 pub(crate) enum Fault {
     /// No name server answers.
     NameServers,
+    /// The webhook's secret cannot be read.
+    Secret,
 }
 
 /// Why there is no complete answer.
@@ -76,7 +83,7 @@ impl Sender {
             .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
             .tcp_nodelay(true)
             .build()?;
-        Ok(Self { client, policy, deadline })
+        Ok(Self { client, policy, deadline, complaining: Occasionally::new(COMPLAIN_EVERY) })
     }
 
     /// The longest an attempt takes.
@@ -116,12 +123,13 @@ impl Sender {
         head: &mut Option<Head>,
     ) -> Result<u16, Failure> {
         let url = &target.webhook.url;
+        let secret = target.secret.as_ref().map_err(|reason| self.unsigned(target, reason))?;
         // The client looks names up through the guard below; an address in the URL itself never gets there.
         url.check(&self.policy).map_err(|_| Cause::AddressRefused)?;
         let event = &accepted.event;
         let id = event.id.to_header();
         let timestamp = now.timestamp();
-        let signature = signing::sign([&target.secret], &id, timestamp, &event.body);
+        let signature = signing::sign([secret], &id, timestamp, &event.body);
         let request = self
             .client
             .post(url.url().clone())
@@ -135,6 +143,13 @@ impl Sender {
         *head = Some(Head { status, retry_after: retry_after(&response, now) });
         read_body(&mut response).await?;
         Ok(status)
+    }
+
+    fn unsigned(&self, target: &Target, reason: &str) -> Failure {
+        if self.complaining.is_due() {
+            error!(webhook = %target.webhook.id, reason, "deliveries wait because they cannot be signed");
+        }
+        Failure::Ours(Fault::Secret)
     }
 }
 

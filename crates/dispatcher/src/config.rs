@@ -10,8 +10,9 @@ use domain::{Clock, Invalid, RetrySchedule, SystemClock, UrlPolicy};
 use service::settings::{ConfigError, Setting, Settings};
 use service::telemetry::LogFormat;
 use service::values::{self, Count, Milliseconds, Text};
-use store::Store;
+use store::{Keyring, Store};
 
+const ENCRYPTION_KEYS: Setting = values::encryption_keys::<Keyring>();
 const HEALTH_ADDRESS: Setting = Setting::optional::<SocketAddr>(
     "health_address",
     "0.0.0.0:8081",
@@ -66,10 +67,11 @@ const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<2, 100>>(
 );
 
 /// Every setting of the dispatcher.
-pub const SETTINGS: [Setting; 19] = [
+pub const SETTINGS: [Setting; 20] = [
     values::DATABASE_URL,
     values::AMQP_URL,
     values::AMQP_PREFIX,
+    ENCRYPTION_KEYS,
     values::LOG,
     values::LOG_FORMAT,
     values::RECEIVER_ALLOW_HTTP,
@@ -165,7 +167,8 @@ impl ProcessConfig {
         let url: Text = settings.get(&values::DATABASE_URL)?;
         let connections: Count<2, 100> = settings.get(&DATABASE_CONNECTIONS)?;
         let store = Store::new(&url.0, connections.0 as usize)
-            .map_err(|error| ConfigError::new(&values::DATABASE_URL, error))?;
+            .map_err(|error| ConfigError::new(&values::DATABASE_URL, error))?
+            .with_keys(settings.get(&ENCRYPTION_KEYS)?);
         let url: Text = settings.get(&values::AMQP_URL)?;
         let prefix: Text = settings.get(&values::AMQP_PREFIX)?;
         let broker = BrokerConfig::new(&url.0, Topology::new(prefix.0), "postrider dispatcher")

@@ -10,6 +10,7 @@ mod engine;
 mod gates;
 mod hand_over;
 mod lanes;
+mod occasionally;
 mod parked;
 mod recorder;
 mod resolver;

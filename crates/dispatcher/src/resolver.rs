@@ -19,6 +19,8 @@ use reqwest::dns::{Addrs, Resolve, Resolving};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
+use crate::occasionally::Occasionally;
+
 /// The longest a look-up takes; a short deadline of attempts shortens it to a quarter of that.
 const MAX_LOOKUP_TIME: Duration = Duration::from_secs(4);
 /// Answers kept in memory, negative ones included.
@@ -57,14 +59,14 @@ impl GuardedResolver {
     pub(crate) fn new(policy: AddressPolicy, servers: Vec<SocketAddr>, attempt_deadline: Duration) -> Self {
         let lookup_time = MAX_LOOKUP_TIME.min(attempt_deadline / 4);
         let sources = Sources::read(&servers, lookup_time);
-        let said = Said { read_at: Instant::now(), warned_at: None };
         Self(Arc::new(Lookups {
             policy,
             servers,
             lookup_time,
             sources: Mutex::new(Arc::new(sources)),
             verdict: tokio::sync::Mutex::new(None),
-            said: Mutex::new(said),
+            rereading: Occasionally::new(REREAD_EVERY),
+            warning: Occasionally::new(WARN_EVERY),
         }))
     }
 }
@@ -88,13 +90,8 @@ struct Lookups {
     /// Whether the name servers answered when they were last tried out, and when that was. Its lock makes sure that
     /// they are tried out once at a time.
     verdict: tokio::sync::Mutex<Option<(Instant, bool)>>,
-    said: Mutex<Said>,
-}
-
-/// When something was last done about name servers that do not answer.
-struct Said {
-    read_at: Instant,
-    warned_at: Option<Instant>,
+    rereading: Occasionally,
+    warning: Occasionally,
 }
 
 impl Lookups {
@@ -143,17 +140,13 @@ impl Lookups {
         if self.servers_answer(sources).await {
             return ResolveError::Unresolvable;
         }
-        let now = Instant::now();
-        let mut said = lock(&self.said);
-        if said.warned_at.is_none_or(|at| now - at >= WARN_EVERY) {
-            said.warned_at = Some(now);
+        if self.warning.is_due() {
             warn!(
                 reason,
                 "no name server answers; deliveries wait and use up no attempt. See POSTRIDER_DNS_SERVERS and /etc/resolv.conf"
             );
         }
-        if now - said.read_at >= REREAD_EVERY {
-            said.read_at = now;
+        if self.rereading.is_due() {
             *lock(&self.sources) = Arc::new(Sources::read(&self.servers, self.lookup_time));
         }
         ResolveError::NoNameServer

@@ -17,7 +17,7 @@ pub struct Migration {
 }
 
 /// Every migration, oldest first. The files are part of the binary.
-const MIGRATIONS: [Migration; 2] = [
+const MIGRATIONS: [Migration; 3] = [
     Migration {
         version: 1,
         name: "0001_foundation",
@@ -27,6 +27,11 @@ const MIGRATIONS: [Migration; 2] = [
         version: 2,
         name: "0002_webhook_health",
         sql: include_str!("../../../migrations/0002_webhook_health.sql"),
+    },
+    Migration {
+        version: 4,
+        name: "0004_sealed_secrets",
+        sql: include_str!("../../../migrations/0004_sealed_secrets.sql"),
     },
 ];
 

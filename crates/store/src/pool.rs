@@ -5,7 +5,7 @@ use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, R
 use domain::Invalid;
 use tokio_postgres::NoTls;
 
-use crate::StoreError;
+use crate::{Keyring, StoreError};
 
 /// How long to wait for a free connection, and for a new one.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,6 +18,7 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Store {
     pool: Pool,
+    pub(crate) keys: Keyring,
 }
 
 impl Store {
@@ -48,7 +49,13 @@ impl Store {
             })
             .build()
             .map_err(|error| Invalid::new(format!("the database pool cannot be made: {error}")))?;
-        Ok(Self { pool })
+        Ok(Self { pool, keys: Keyring::default() })
+    }
+
+    /// The same store, with the keys of the secrets in it. Without them none can be read or written.
+    #[must_use]
+    pub fn with_keys(self, keys: Keyring) -> Self {
+        Self { keys, ..self }
     }
 
     /// Asks the database for an answer, to know whether it gives any.

@@ -2,14 +2,16 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use domain::{
-    DisabledReason, EventPattern, Invalid, SecretBytes, SessionId, TenantId, Webhook, WebhookId, WebhookUrl,
+    DisabledReason, EventPattern, Invalid, SecretBytes, SecretUnreadable, SessionId, TenantId, Webhook,
+    WebhookId, WebhookUrl,
 };
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tracing::error;
 use uuid::Uuid;
 
-use crate::{Store, StoreError};
+use crate::sealing::Place;
+use crate::{Keyring, Store, StoreError};
 
 /// What a tenant says of a new webhook.
 #[derive(Debug, Clone)]
@@ -82,33 +84,34 @@ const BUMP_VERSION: &str = "-- bump_webhooks_version
 UPDATE tenants SET webhooks_version = webhooks_version + 1 WHERE id = $1";
 
 const INSERT_WEBHOOK: &str = "-- insert_webhook
-INSERT INTO webhooks (id, tenant_id, url, events, session_ids, secret, is_active, duplicate_key, created_at, updated_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, md5($8), $9, $9)
-RETURNING id, tenant_id, url, events, session_ids, secret, is_active, disabled_reason, disabled_at, created_at, updated_at";
+INSERT INTO webhooks (id, tenant_id, url, events, session_ids, secret, is_active, duplicate_key, created_at, updated_at, secret_key_id)
+VALUES ($1, $2, $3, $4, $5, $6, $7, md5($8), $9, $9, $10)
+RETURNING id, tenant_id, url, events, session_ids, secret, secret_key_id, is_active, disabled_reason, disabled_at, created_at, updated_at";
 
 const GET_WEBHOOK: &str = "-- get_webhook
-SELECT id, tenant_id, url, events, session_ids, secret, is_active, disabled_reason, disabled_at, created_at, updated_at
+SELECT id, tenant_id, url, events, session_ids, secret, secret_key_id, is_active, disabled_reason, disabled_at, created_at, updated_at
 FROM webhooks WHERE tenant_id = $1 AND id = $2";
 
 const GET_WEBHOOK_FOR_UPDATE: &str = "-- get_webhook_for_update
-SELECT id, tenant_id, url, events, session_ids, secret, is_active, disabled_reason, disabled_at, created_at, updated_at
+SELECT id, tenant_id, url, events, session_ids, secret, secret_key_id, is_active, disabled_reason, disabled_at, created_at, updated_at
 FROM webhooks WHERE tenant_id = $1 AND id = $2 FOR UPDATE";
 
 const LIST_WEBHOOKS: &str = "-- list_webhooks
-SELECT id, tenant_id, url, events, session_ids, secret, is_active, disabled_reason, disabled_at, created_at, updated_at
+SELECT id, tenant_id, url, events, session_ids, secret, secret_key_id, is_active, disabled_reason, disabled_at, created_at, updated_at
 FROM webhooks WHERE tenant_id = $1 ORDER BY created_at, id";
 
 const WEBHOOKS_OF_TENANTS: &str = "-- webhooks_of_tenants
-SELECT id, tenant_id, url, events, session_ids, secret, is_active, disabled_reason, disabled_at, created_at, updated_at
+SELECT id, tenant_id, url, events, session_ids, secret, secret_key_id, is_active, disabled_reason, disabled_at, created_at, updated_at
 FROM webhooks WHERE tenant_id = ANY($1)";
 
 const UPDATE_WEBHOOK: &str = "-- update_webhook
-UPDATE webhooks SET url = $3, events = $4, session_ids = $5, secret = $6, is_active = $7,
+UPDATE webhooks SET url = $3, events = $4, session_ids = $5, is_active = $7,
+    secret = COALESCE($6, secret), secret_key_id = CASE WHEN $6 IS NULL THEN secret_key_id ELSE $10 END,
     disabled_reason = CASE WHEN $7 THEN NULL ELSE disabled_reason END,
     disabled_at = CASE WHEN $7 THEN NULL ELSE disabled_at END,
     duplicate_key = md5($8), updated_at = $9
 WHERE tenant_id = $1 AND id = $2
-RETURNING id, tenant_id, url, events, session_ids, secret, is_active, disabled_reason, disabled_at, created_at, updated_at";
+RETURNING id, tenant_id, url, events, session_ids, secret, secret_key_id, is_active, disabled_reason, disabled_at, created_at, updated_at";
 
 // Its receiver gets a fresh start, and the dispatchers learn of it.
 const RESET_HEALTH: &str = "-- reset_health
@@ -156,40 +159,43 @@ impl Store {
         if count >= i64::from(max) {
             return Err(CreateError::LimitReached { max });
         }
+        let id = WebhookId::generate();
+        let secret = self.keys.seal(&new.secret, Place { tenant, webhook: id }).map_err(StoreError::from)?;
         let statement = transaction.prepare_cached(INSERT_WEBHOOK).await?;
         let row = transaction
             .query_one(
                 &statement,
                 &[
-                    &WebhookId::generate().0,
+                    &id.0,
                     &tenant.0,
                     &new.url.as_str(),
                     &texts(&new.events),
                     &new.session_ids.as_deref().map(texts),
-                    &new.secret.expose(),
+                    &secret.bytes,
                     &new.is_active,
                     &duplicate_key(&new.url, &new.events),
                     &now,
+                    &secret.key_id,
                 ],
             )
             .await?;
         transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
         transaction.commit().await?;
-        Ok(read_webhook(&row)?)
+        Ok(self.read_webhook(&row)?)
     }
 
     /// One webhook of the tenant's.
     pub async fn webhook(&self, tenant: TenantId, id: WebhookId) -> Result<Option<Webhook>, StoreError> {
         let client = self.connection().await?;
         let row = client.query_opt(&client.prepare_cached(GET_WEBHOOK).await?, &[&tenant.0, &id.0]).await?;
-        row.as_ref().map(read_webhook).transpose()
+        row.as_ref().map(|row| self.read_webhook(row)).transpose()
     }
 
     /// All webhooks of the tenant's, oldest first. Bounded by the plan.
     pub async fn webhooks(&self, tenant: TenantId) -> Result<Vec<Webhook>, StoreError> {
         let client = self.connection().await?;
         let rows = client.query(&client.prepare_cached(LIST_WEBHOOKS).await?, &[&tenant.0]).await?;
-        rows.iter().map(read_webhook).collect()
+        rows.iter().map(|row| self.read_webhook(row)).collect()
     }
 
     /// All webhooks of several tenants, for routing.
@@ -204,7 +210,7 @@ impl Store {
             tenants.iter().map(|id| (*id, Vec::new())).collect();
         for row in &rows {
             // One that only a later version can read must not stop the delivery of all others.
-            match read_webhook(row) {
+            match self.read_webhook(row) {
                 Ok(webhook) => webhooks.entry(webhook.tenant_id).or_default().push(webhook),
                 Err(error) => error!(webhook = %row.get::<_, Uuid>("id"), %error, "a webhook is passed over"),
             }
@@ -227,11 +233,15 @@ impl Store {
         let Some(row) = transaction.query_opt(&statement, &[&tenant.0, &id.0]).await? else {
             return Ok(None);
         };
-        let before = read_webhook(&row)?;
+        let before = self.read_webhook(&row)?;
         let url = change.url.as_ref().unwrap_or(&before.url);
         let events = change.events.as_ref().unwrap_or(&before.events);
         let session_ids = change.session_ids.as_ref().unwrap_or(&before.session_ids);
         let is_active = change.is_active.unwrap_or(before.is_active);
+        // A secret that is not changed stays as it is stored, whether or not it can be opened here.
+        let place = Place { tenant, webhook: id };
+        let secret = change.secret.as_ref().map(|secret| self.keys.seal(secret, place)).transpose();
+        let secret = secret.map_err(StoreError::from)?;
         let statement = transaction.prepare_cached(UPDATE_WEBHOOK).await?;
         let row = transaction
             .query_one(
@@ -242,10 +252,11 @@ impl Store {
                     &url.as_str(),
                     &texts(events),
                     &session_ids.as_deref().map(texts),
-                    &change.secret.as_ref().unwrap_or(&before.secret).expose(),
+                    &secret.as_ref().map(|secret| &secret.bytes),
                     &is_active,
                     &duplicate_key(url, events),
                     &now,
+                    &secret.as_ref().map(|secret| &secret.key_id),
                 ],
             )
             .await?;
@@ -256,7 +267,7 @@ impl Store {
             transaction.execute(&transaction.prepare_cached(RESET_HEALTH).await?, &[&id.0, &now]).await?;
         }
         transaction.commit().await?;
-        Ok(Some(read_webhook(&row)?))
+        Ok(Some(self.read_webhook(&row)?))
     }
 
     /// Switches a webhook off on Postrider's own account, and cancels what waits for it. Says whether it was on.
@@ -297,6 +308,10 @@ impl Store {
         transaction.commit().await?;
         Ok(deleted)
     }
+
+    fn read_webhook(&self, row: &Row) -> Result<Webhook, StoreError> {
+        parse_webhook(row, &self.keys).map_err(StoreError::unreadable("webhooks"))
+    }
 }
 
 async fn cancel_deliveries(
@@ -322,24 +337,30 @@ fn texts<T: ToString>(values: &[T]) -> Vec<String> {
     values.iter().map(ToString::to_string).collect()
 }
 
-fn read_webhook(row: &Row) -> Result<Webhook, StoreError> {
-    parse_webhook(row).map_err(StoreError::unreadable("webhooks"))
+/// The secret in a row of webhooks; one without a key is from before secrets were encrypted.
+pub(crate) fn open_secret(row: &Row, keys: &Keyring, place: Place) -> Result<SecretBytes, SecretUnreadable> {
+    let stored: &[u8] = row.get("secret");
+    match row.get("secret_key_id") {
+        Some(key_id) => keys.open(key_id, stored, place),
+        None => Ok(SecretBytes::new(stored)),
+    }
 }
 
-fn parse_webhook(row: &Row) -> Result<Webhook, Invalid> {
+fn parse_webhook(row: &Row, keys: &Keyring) -> Result<Webhook, Invalid> {
+    let place = Place { tenant: TenantId(row.get("tenant_id")), webhook: WebhookId(row.get("id")) };
     let events: Vec<&str> = row.get("events");
     let session_ids: Option<Vec<&str>> = row.get("session_ids");
     let reason: Option<&str> = row.get("disabled_reason");
     let disabled_at: Option<DateTime<Utc>> = row.get("disabled_at");
     Ok(Webhook {
-        id: WebhookId(row.get("id")),
-        tenant_id: TenantId(row.get("tenant_id")),
+        id: place.webhook,
+        tenant_id: place.tenant,
         url: WebhookUrl::parse_stored(row.get("url"))?,
         events: events.into_iter().map(str::parse).collect::<Result<_, _>>()?,
         session_ids: session_ids
             .map(|ids| ids.into_iter().map(str::parse).collect::<Result<_, _>>())
             .transpose()?,
-        secret: SecretBytes::new(row.get::<_, Vec<u8>>("secret")),
+        secret: open_secret(row, keys, place),
         is_active: row.get("is_active"),
         disabled: reason.map(str::parse).transpose()?.zip(disabled_at),
         created_at: row.get("created_at"),

@@ -8,5 +8,6 @@ mod helpers;
 mod names;
 mod queue_contract;
 mod retrying;
+mod secrets;
 mod several;
 mod verification;

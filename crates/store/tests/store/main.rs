@@ -10,6 +10,8 @@ use postrider_store::{
 use test_support::TestDatabase;
 use uuid::Uuid;
 
+mod secrets;
+
 fn event(tenant: TenantId, id: &str) -> Event {
     Event {
         tenant_id: tenant,
