@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 use uuid::Uuid;
 
-use crate::attempt::{Attempted, Sender};
+use crate::attempt::{Attempted, Fault, Sender};
 use crate::delivery::{Delivery, Origin};
 use crate::gates::Gates;
 use crate::lanes::{Lanes, Limits};
@@ -207,7 +207,7 @@ impl Engine {
             error!("an attempt met a defect; the delivery is tried again later");
             // A slow one has settled its batch before.
             let batch = delivery.batch().filter(|_| !place.is_slow);
-            self.note(self.put_off(&delivery, batch)).await;
+            self.note(put_off(&delivery, self.after_fault(), batch)).await;
         }
     }
 
@@ -233,17 +233,20 @@ impl Engine {
             Ok(attempted) => self.conclude(delivery, &attempted, now, batch, has_row),
             Err(fault) => {
                 debug!(event = %delivery.accepted.event.id, ?fault, "not attempted, for a fault of ours");
-                self.put_off(delivery, batch)
+                let due_at = self.after_fault();
+                match fault {
+                    Fault::NameServers => {}
+                    // All others of this webhook would end the same way.
+                    Fault::Secret => self.gates.rest(place.webhook, due_at),
+                }
+                put_off(delivery, due_at, batch)
             }
         };
         self.note(note).await;
     }
 
-    /// A fault of ours uses up no attempt, and says nothing about the webhook.
-    fn put_off(&self, delivery: &Delivery, batch: Option<store::BatchId>) -> Note {
-        let rest = AFTER_FAULT.mul_f64(0.9 + 0.2 * rand::random::<f64>());
-        let due_at = self.clock.now() + rest;
-        Note::of_state(State::Parked(parked(delivery, delivery.attempts, Some(due_at), None)), batch)
+    fn after_fault(&self) -> DateTime<Utc> {
+        self.clock.now() + AFTER_FAULT.mul_f64(0.9 + 0.2 * rand::random::<f64>())
     }
 
     fn conclude(
@@ -300,6 +303,11 @@ impl Engine {
     fn lanes(&self) -> MutexGuard<'_, Lanes<Delivery>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A fault of ours uses up no attempt, and says nothing about the webhook.
+fn put_off(delivery: &Delivery, due_at: DateTime<Utc>, batch: Option<store::BatchId>) -> Note {
+    Note::of_state(State::Parked(parked(delivery, delivery.attempts, Some(due_at), None)), batch)
 }
 
 fn parked(

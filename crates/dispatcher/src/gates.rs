@@ -11,6 +11,8 @@ use domain::{Gate, Health, WebhookId};
 /// Only webhooks that are failing, or were a moment ago.
 pub(crate) struct Gates {
     webhooks: Mutex<HashMap<WebhookId, Webhook>>,
+    /// Webhooks that rest for a fault of ours, which concerns nobody else, and until when.
+    resting: Mutex<HashMap<WebhookId, DateTime<Utc>>>,
     /// How long a probe may be on its way before another is sent.
     probe_time: Duration,
 }
@@ -23,11 +25,14 @@ struct Webhook {
 
 impl Gates {
     pub(crate) fn new(probe_time: Duration) -> Self {
-        Self { webhooks: Mutex::default(), probe_time }
+        Self { webhooks: Mutex::default(), resting: Mutex::default(), probe_time }
     }
 
     /// Whether a request may be made. One that probes a half-open gate counts as on its way from now on.
     pub(crate) fn admit(&self, webhook: WebhookId, now: DateTime<Utc>) -> bool {
+        if self.is_resting(webhook, now) {
+            return false;
+        }
         let mut webhooks = self.lock();
         let Some(known) = webhooks.get_mut(&webhook) else { return true };
         match known.health.gate(now) {
@@ -43,6 +48,9 @@ impl Gates {
 
     /// The most requests that may be begun now.
     pub(crate) fn limit(&self, webhook: WebhookId, now: DateTime<Utc>) -> usize {
+        if self.is_resting(webhook, now) {
+            return 0;
+        }
         let webhooks = self.lock();
         let Some(known) = webhooks.get(&webhook) else { return usize::MAX };
         match known.health.gate(now) {
@@ -50,6 +58,12 @@ impl Gates {
             Gate::Open => 0,
             Gate::HalfOpen => usize::from(!self.is_probed(known, now)),
         }
+    }
+
+    /// No request can be made to this webhook until then, through no fault of its own: what waits for it need not be
+    /// taken on and put off again and again.
+    pub(crate) fn rest(&self, webhook: WebhookId, until: DateTime<Utc>) {
+        self.lock_resting().insert(webhook, until);
     }
 
     /// Takes a result in. Gives the new health where the other dispatchers need to know it.
@@ -88,6 +102,19 @@ impl Gates {
         self.lock().get(&webhook).map(|known| known.health.clone()).unwrap_or_default()
     }
 
+    fn is_resting(&self, webhook: WebhookId, now: DateTime<Utc>) -> bool {
+        let mut resting = self.lock_resting();
+        let is_resting = resting.get(&webhook).is_some_and(|until| now < *until);
+        if !is_resting {
+            resting.remove(&webhook);
+        }
+        is_resting
+    }
+
+    fn lock_resting(&self) -> MutexGuard<'_, HashMap<WebhookId, DateTime<Utc>>> {
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn is_probed(&self, known: &Webhook, now: DateTime<Utc>) -> bool {
         known.probe_sent.is_some_and(|at| now < at + self.probe_time)
     }
@@ -117,6 +144,19 @@ mod tests {
         assert_eq!(gates.record(webhook, true, later), Some(Health::default()));
         assert!(gates.admit(webhook, later) && gates.limit(webhook, later) == usize::MAX);
         assert_eq!(gates.record(webhook, true, later), None, "healthy as before");
+    }
+
+    #[test]
+    fn a_webhook_that_rests_admits_nothing_until_it_has_rested() {
+        let gates = Gates::new(Duration::from_secs(15));
+        let webhook = WebhookId::generate();
+        let now = Utc::now();
+        let later = now + Duration::from_secs(30);
+        gates.rest(webhook, later);
+        assert!(!gates.admit(webhook, now) && gates.limit(webhook, now) == 0);
+        assert!(gates.admit(WebhookId::generate(), now), "others go on");
+        assert!(gates.admit(webhook, later) && gates.limit(webhook, later) > 0);
+        assert_eq!(gates.health(webhook), Health::default());
     }
 
     #[test]

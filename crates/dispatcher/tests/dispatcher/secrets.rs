@@ -11,14 +11,15 @@ use crate::helpers::{SECRET, World};
 /// Longer than a delivery rests after a fault of ours.
 const REST: Duration = Duration::from_secs(34);
 
-/// Waits until so many deliveries rest, and makes sure that nothing is charged for them.
+/// Waits until so many deliveries wait, and makes sure that nothing is charged for them.
 async fn expect_waiting(world: &World, webhook: WebhookId, count: i64) {
     let now = world.clock.now();
-    let resting = format!(
-        "SELECT count(*) FROM deliveries WHERE due_at > '{now}' AND leased_by IS NULL AND attempts = 0"
+    let waiting = format!(
+        "SELECT count(*) FROM deliveries WHERE (due_at IS NULL OR due_at > '{now}') AND leased_by IS NULL AND attempts = 0
+         AND NOT EXISTS (SELECT FROM open_batches)"
     );
-    eventually("the deliveries put off", async || {
-        (world.database.count(&resting).await == count).then_some(())
+    eventually("the deliveries waiting", async || {
+        (world.database.count(&waiting).await == count).then_some(())
     })
     .await;
     assert_eq!(world.history(webhook).await, []);
@@ -36,12 +37,19 @@ async fn while_a_key_is_missing_deliveries_wait_and_with_it_they_are_made() {
     let mut receiver = Receiver::start().await;
     let webhook = world.webhook(&receiver.url("/"), &["*"]).await;
     let keyless = world.database.store_with_keys(OTHER_ENCRYPTION_KEY);
-    let dispatcher = world.dispatcher_with(|config| config.store = keyless).await;
+    let dispatcher = world
+        .dispatcher_with(|config| {
+            config.store = keyless;
+            config.webhook_concurrency = 2;
+        })
+        .await;
     // More failures in a row than the circuit breaker stands.
     for number in 0..25 {
         world.publish(&format!("e{number}")).await;
     }
     expect_waiting(&world, webhook, 25).await;
+    let put_off = world.database.count("SELECT count(*) FROM deliveries WHERE due_at IS NOT NULL").await;
+    assert!((1..=2).contains(&put_off), "the others are not even tried: {put_off}");
     world.clock.advance(REST);
     expect_waiting(&world, webhook, 25).await;
     assert!(dispatcher.shut_down().await);
