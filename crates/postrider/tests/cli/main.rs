@@ -161,6 +161,20 @@ fn token_prints_a_token_that_verifies_and_nothing_else() {
 }
 
 #[test]
+fn a_secret_that_cannot_be_used_is_not_repeated() {
+    let output = postrider(&["token", "--tenant", TENANT])
+        .env("POSTRIDER_JWT_SECRET", "hunter2")
+        .env("POSTRIDER_JWT_ISSUER", JWT_ISSUER)
+        .env("POSTRIDER_JWT_AUDIENCE", JWT_AUDIENCE)
+        .output()
+        .unwrap();
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors.contains("POSTRIDER_JWT_SECRET: must be at least 32 bytes"), "{errors}");
+    assert!(!errors.contains("hunter2"), "{errors}");
+}
+
+#[test]
 fn a_reader_that_leaves_early_is_no_error() {
     let mut child = postrider(&["token", "--tenant", TENANT])
         .env("POSTRIDER_JWT_SECRET", JWT_SECRET)
