@@ -225,3 +225,18 @@ impl FromStr for DnsServers {
         Ok(Self(servers))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_servers_are_addresses_with_ports() {
+        let servers = |text: &str| text.parse::<DnsServers>().map(|servers| servers.0.len());
+        assert_eq!(servers(""), Ok(0));
+        assert_eq!(servers("10.0.0.53:53, [fd00::53]:53"), Ok(2));
+        for wrong in ["10.0.0.53", "dns.example.com:53", "10.0.0.53:53 10.0.0.54:53", "10.0.0.53:x"] {
+            assert!(servers(wrong).unwrap_err().to_string().contains("10.0.0.53:53"), "{wrong}");
+        }
+    }
+}

@@ -2,11 +2,12 @@
 //! cannot be resolved, which is its owner's concern, from name servers that do not answer, which is ours.
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use domain::{AddressPolicy, Refused};
-use futures_util::future::join;
+use futures_util::future::select;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
@@ -23,6 +24,8 @@ use crate::occasionally::Occasionally;
 
 /// The longest a look-up takes; a short deadline of attempts shortens it to a quarter of that.
 const MAX_LOOKUP_TIME: Duration = Duration::from_secs(4);
+/// How long addresses of the other kind, IPv4 or IPv6, are waited for once there are some of one kind.
+const OTHER_KIND_WAIT: Duration = Duration::from_millis(250);
 /// Answers kept in memory, negative ones included.
 const MAX_CACHED_ANSWERS: u64 = 8_192;
 /// The longest an address is kept, whatever its time to live says.
@@ -112,25 +115,10 @@ impl Lookups {
         if !known.is_empty() {
             return Ok(known);
         }
-        let (v4, v6) = join(
-            sources.ask(name.clone(), RecordType::A, self.lookup_time),
-            sources.ask(name.clone(), RecordType::AAAA, self.lookup_time),
-        )
-        .await;
-        match (v4, v6) {
-            (Answer::Addresses(v4), Answer::Addresses(v6)) if v4.is_empty() && v6.is_empty() => {
-                Err(ResolveError::Unresolvable)
-            }
-            (Answer::Addresses(v4), Answer::Addresses(v6)) => Ok([v4, v6].concat()),
-            (Answer::Addresses(some), Answer::Failed(_)) | (Answer::Failed(_), Answer::Addresses(some))
-                if !some.is_empty() =>
-            {
-                Ok(some)
-            }
-            (Answer::Failed(reason), _) | (_, Answer::Failed(reason)) => {
-                debug!(%name, reason, "a name could not be looked up");
-                Err(self.blame(&sources, &reason).await)
-            }
+        match sources.ask_for_both(name, self.lookup_time).await {
+            Answer::Addresses(addresses) if addresses.is_empty() => Err(ResolveError::Unresolvable),
+            Answer::Addresses(addresses) => Ok(addresses),
+            Answer::Failed(reason) => Err(self.blame(&sources, &reason).await),
         }
     }
 
@@ -188,6 +176,16 @@ enum Answer {
     Failed(String),
 }
 
+impl Answer {
+    fn late(after: Duration) -> Self {
+        Self::Failed(format!("no answer within {} ms", after.as_millis()))
+    }
+
+    fn has_addresses(&self) -> bool {
+        matches!(self, Self::Addresses(addresses) if !addresses.is_empty())
+    }
+}
+
 impl Sources {
     fn read(servers: &[SocketAddr], lookup_time: Duration) -> Self {
         let config = if servers.is_empty() {
@@ -217,6 +215,28 @@ impl Sources {
             .collect()
     }
 
+    /// Asks for IPv4 and IPv6 addresses at once. There are name servers that never answer for the kind they do not have, so
+    /// once there are addresses of one kind the other is not waited for much longer.
+    async fn ask_for_both(&self, name: Name, within: Duration) -> Answer {
+        let v4 = pin!(self.ask(name.clone(), RecordType::A, within));
+        let v6 = pin!(self.ask(name.clone(), RecordType::AAAA, within));
+        let (first, other) = select(v4, v6).await.factor_first();
+        let patience = if first.has_addresses() { OTHER_KIND_WAIT } else { within };
+        let second = timeout(patience, other).await.unwrap_or_else(|_| Answer::late(patience));
+        match (first, second) {
+            (Answer::Addresses(first), Answer::Addresses(second)) => {
+                let mut all = [first, second].concat();
+                all.sort_by_key(IpAddr::is_ipv6); // IPv4 is tried first: more networks have it
+                Answer::Addresses(all)
+            }
+            (some, _) | (_, some) if some.has_addresses() => some,
+            (Answer::Failed(reason), _) | (_, Answer::Failed(reason)) => {
+                debug!(%name, reason, "a name could not be looked up");
+                Answer::Failed(reason)
+            }
+        }
+    }
+
     async fn ask(&self, name: Name, record_type: RecordType, within: Duration) -> Answer {
         let Some(resolver) = &self.resolver else { return Answer::Failed("no resolver".to_owned()) };
         match timeout(within, resolver.lookup(name, record_type)).await {
@@ -225,7 +245,7 @@ impl Sources {
             ),
             Ok(Err(NetError::Dns(DnsError::NoRecordsFound(_)))) => Answer::Addresses(Vec::new()),
             Ok(Err(error)) => Answer::Failed(error.to_string()),
-            Err(_) => Answer::Failed(format!("no answer within {} ms", within.as_millis())),
+            Err(_) => Answer::late(within),
         }
     }
 }

@@ -25,6 +25,7 @@ struct Shared {
     names: HashMap<String, Known>,
     asked: HashMap<String, usize>,
     mood: Mood,
+    ignores_ipv6: bool,
 }
 
 enum Known {
@@ -82,6 +83,11 @@ impl NameServer {
         self.shared.lock().unwrap().mood = Mood::Silent;
     }
 
+    /// Answers no question for IPv6 addresses, as some name servers do.
+    pub fn ignore_ipv6(&self) {
+        self.shared.lock().unwrap().ignores_ipv6 = true;
+    }
+
     /// How often a name was asked for, each kind of address counted.
     pub fn asked(&self, name: &str) -> usize {
         self.shared.lock().unwrap().asked.get(name).copied().unwrap_or_default()
@@ -115,6 +121,9 @@ fn reply_to(query: &[u8], shared: &mut Shared) -> Option<Vec<u8>> {
     let (name, question_end) = read_name(query);
     let record_type = u16::from_be_bytes([query[question_end - 4], query[question_end - 3]]);
     *shared.asked.entry(name.clone()).or_default() += 1;
+    if shared.ignores_ipv6 && record_type == TYPE_AAAA {
+        return None;
+    }
     let (code, addresses) = match (shared.mood, shared.names.get(&name)) {
         (Mood::Silent, _) => return None,
         (Mood::Failing, _) | (_, Some(Known::Broken)) => (SERVFAIL, Vec::new()),

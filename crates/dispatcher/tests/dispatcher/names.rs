@@ -79,6 +79,8 @@ async fn a_name_server_that_is_gone_or_cut_off_is_no_fault_of_the_receivers() {
     world.publish("e1").await;
     expect_parked_free_of_charge(&world, webhook).await;
     assert!(cut_off.shut_down().await);
+    let canaries = names.names_asked().iter().filter(|name| name.ends_with(".example.com")).count();
+    assert_eq!(canaries, 1, "the name server was tried out before it was blamed: {:?}", names.names_asked());
 
     // Nothing listens any more: the port is closed.
     let address = names.address();
@@ -129,6 +131,23 @@ async fn one_address_that_is_not_public_refuses_the_whole_name() {
         world.database.store.delete_webhook(world.tenant, webhook, history[0].started_at).await.unwrap();
     }
     assert!(receiver.try_next().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_server_that_ignores_questions_for_ipv6_holds_nothing_up() {
+    let world = World::create().await;
+    let names = NameServer::start().await;
+    let mut receiver = Receiver::start().await;
+    names.know("receiver.test", &["127.0.0.1"]);
+    names.ignore_ipv6();
+    world.webhook(&named(&receiver, "receiver.test"), &["*"]).await;
+    let servers = vec![names.address()];
+    let _dispatcher = world.dispatcher_with(|config| config.dns_servers = servers).await;
+    world.publish("e1").await;
+    receiver.next().await;
+    world.wait_until_settled().await;
+    let took = world.database.count("SELECT duration_ms::bigint FROM delivery_attempts").await;
+    assert!(took < 3_000, "a whole look-up, {took} ms, was waited for");
 }
 
 #[tokio::test(flavor = "multi_thread")]
