@@ -12,6 +12,8 @@ use service::telemetry::LogFormat;
 use service::values::{self, Count, Milliseconds, Text};
 use store::{Keyring, Store};
 
+use crate::resolver::MAX_NAME_SERVERS;
+
 const ENCRYPTION_KEYS: Setting = values::encryption_keys::<Keyring>();
 const HEALTH_ADDRESS: Setting = Setting::optional::<SocketAddr>(
     "health_address",
@@ -221,7 +223,10 @@ impl FromStr for DnsServers {
                     || Invalid::new(format!("{server:?} is not an address and port like 10.0.0.53:53"));
                 server.parse().map_err(|_| problem())
             })
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        if servers.len() > MAX_NAME_SERVERS {
+            return Err(Invalid::new(format!("must be at most {MAX_NAME_SERVERS} name servers")));
+        }
         Ok(Self(servers))
     }
 }
@@ -235,6 +240,7 @@ mod tests {
         let servers = |text: &str| text.parse::<DnsServers>().map(|servers| servers.0.len());
         assert_eq!(servers(""), Ok(0));
         assert_eq!(servers("10.0.0.53:53, [fd00::53]:53"), Ok(2));
+        assert!(servers(&["10.0.0.53:53"; 9].join(",")).is_err());
         for wrong in ["10.0.0.53", "dns.example.com:53", "10.0.0.53:53 10.0.0.54:53", "10.0.0.53:x"] {
             assert!(servers(wrong).unwrap_err().to_string().contains("10.0.0.53:53"), "{wrong}");
         }

@@ -3,11 +3,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use domain::{AddressPolicy, Refused};
+use futures_util::StreamExt as _;
 use futures_util::future::select;
+use futures_util::stream::FuturesUnordered;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
@@ -17,7 +20,7 @@ use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{Hosts, TokioResolver, system_conf};
 use reqwest::dns::{Addrs, Resolve, Resolving};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
 use crate::occasionally::Occasionally;
@@ -26,7 +29,11 @@ use crate::occasionally::Occasionally;
 const MAX_LOOKUP_TIME: Duration = Duration::from_secs(4);
 /// How long addresses of the other kind, IPv4 or IPv6, are waited for once there are some of one kind.
 const OTHER_KIND_WAIT: Duration = Duration::from_millis(250);
-/// Answers kept in memory, negative ones included.
+/// Most name servers, of the configuration's or the system's, that are asked.
+pub(crate) const MAX_NAME_SERVERS: usize = 8;
+/// How long a name server may take before another one is asked besides.
+const NEXT_SERVER_AFTER: Duration = Duration::from_millis(300);
+/// Answers kept in memory for each name server, negative ones included.
 const MAX_CACHED_ANSWERS: u64 = 8_192;
 /// The longest an address is kept, whatever its time to live says.
 const MAX_POSITIVE_TTL: Duration = Duration::from_secs(3_600);
@@ -166,7 +173,10 @@ impl Lookups {
 /// Where addresses come from.
 struct Sources {
     hosts: Hosts,
-    resolver: Option<TokioResolver>,
+    /// One for each name server. A resolver of several takes the first answer it gets, also where that is a failure.
+    resolvers: Vec<TokioResolver>,
+    /// The one that was the last to answer, which is asked first.
+    preferred: AtomicUsize,
 }
 
 enum Answer {
@@ -188,20 +198,25 @@ impl Answer {
 
 impl Sources {
     fn read(servers: &[SocketAddr], lookup_time: Duration) -> Self {
-        let config = if servers.is_empty() {
+        let servers = if servers.is_empty() {
             system_name_servers()
         } else {
-            ResolverConfig::from_parts(None, Vec::new(), servers.iter().map(name_server).collect())
+            servers.iter().map(name_server).collect()
         };
         let hosts = Hosts::from_system().unwrap_or_else(|error| {
             warn!(%error, "the hosts file cannot be read; only name servers are asked");
             Hosts::default()
         });
-        let resolver = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-            .with_options(options(lookup_time))
-            .build();
-        let resolver = resolver.inspect_err(|error| warn!(%error, "no names can be looked up")).ok();
-        Self { hosts, resolver }
+        let resolver = |server| {
+            let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+                .with_options(options(lookup_time))
+                .build()
+                .inspect_err(|error| warn!(%error, "a name server cannot be used"))
+                .ok()
+        };
+        let resolvers = servers.into_iter().take(MAX_NAME_SERVERS).filter_map(resolver).collect();
+        Self { hosts, resolvers, preferred: AtomicUsize::new(0) }
     }
 
     fn in_hosts_file(&self, name: &Name) -> Vec<IpAddr> {
@@ -237,29 +252,54 @@ impl Sources {
         }
     }
 
+    /// Asks one name server after the other, the next when those before have failed or take long. The first real answer
+    /// counts; only if there is none, the last failure does.
     async fn ask(&self, name: Name, record_type: RecordType, within: Duration) -> Answer {
-        let Some(resolver) = &self.resolver else { return Answer::Failed("no resolver".to_owned()) };
-        match timeout(within, resolver.lookup(name, record_type)).await {
-            Ok(Ok(lookup)) => Answer::Addresses(
+        let deadline = Instant::now() + within;
+        let first = self.preferred.load(Ordering::Relaxed);
+        let count = self.resolvers.len();
+        let mut waiting = (0..count).map(|offset| (first + offset) % count);
+        let mut asked = FuturesUnordered::new();
+        let mut failure = Answer::late(within);
+        while Instant::now() < deadline {
+            if let Some(place) = waiting.next() {
+                asked.push(self.ask_one(place, name.clone(), record_type));
+            }
+            let patience = if waiting.len() > 0 { Instant::now() + NEXT_SERVER_AFTER } else { deadline };
+            match timeout_at(patience.min(deadline), asked.next()).await {
+                Ok(Some((place, answer @ Answer::Addresses(_)))) => {
+                    self.preferred.store(place, Ordering::Relaxed);
+                    return answer;
+                }
+                Ok(Some((_, failed @ Answer::Failed(_)))) => failure = failed,
+                Ok(None) => break, // every one has failed
+                Err(_) => {}
+            }
+        }
+        failure
+    }
+
+    async fn ask_one(&self, place: usize, name: Name, record_type: RecordType) -> (usize, Answer) {
+        let answer = match self.resolvers[place].lookup(name, record_type).await {
+            Ok(lookup) => Answer::Addresses(
                 lookup.answers().iter().filter_map(|record| record.data.ip_addr()).collect(),
             ),
-            Ok(Err(NetError::Dns(DnsError::NoRecordsFound(_)))) => Answer::Addresses(Vec::new()),
-            Ok(Err(error)) => Answer::Failed(error.to_string()),
-            Err(_) => Answer::late(within),
-        }
+            Err(NetError::Dns(DnsError::NoRecordsFound(_))) => Answer::Addresses(Vec::new()),
+            Err(error) => Answer::Failed(error.to_string()),
+        };
+        (place, answer)
     }
 }
 
 /// Those of `/etc/resolv.conf`, or, as its manual says, the one on this machine if it names none.
-fn system_name_servers() -> ResolverConfig {
-    let servers = match system_conf::read_system_conf() {
+fn system_name_servers() -> Vec<NameServerConfig> {
+    match system_conf::read_system_conf() {
         Ok((config, _)) => config.name_servers().to_vec(),
         Err(error) => {
             warn!(%error, "the system names no name server; the one on this machine is asked");
             vec![NameServerConfig::udp_and_tcp(IpAddr::from([127, 0, 0, 1]))]
         }
-    };
-    ResolverConfig::from_parts(None, Vec::new(), servers)
+    }
 }
 
 fn name_server(address: &SocketAddr) -> NameServerConfig {

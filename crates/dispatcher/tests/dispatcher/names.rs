@@ -151,6 +151,28 @@ async fn a_name_server_that_ignores_questions_for_ipv6_holds_nothing_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_name_server_that_works_is_enough() {
+    let world = World::create().await;
+    let (silent, failing, working) =
+        (NameServer::start().await, NameServer::start().await, NameServer::start().await);
+    silent.fall_silent();
+    failing.fail();
+    let mut receiver = Receiver::start().await;
+    for number in 0..10 {
+        let name = format!("receiver{number}.test");
+        working.know(&name, &["127.0.0.1"]);
+        world.webhook(&named(&receiver, &name), &["*"]).await;
+    }
+    let servers = [&silent, &failing, &working].map(NameServer::address).to_vec();
+    let _dispatcher = world.dispatcher_with(|config| config.dns_servers = servers).await;
+    world.publish("e1").await;
+    for _ in 0..10 {
+        receiver.next().await;
+    }
+    world.wait_until_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn answers_are_kept_for_their_time_and_names_are_asked_for_as_they_are() {
     let world = World::create().await;
     let names = NameServer::start().await;
