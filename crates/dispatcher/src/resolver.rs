@@ -43,7 +43,7 @@ const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(30);
 /// the answer to a look-up that timed out is never from before it began.
 const VERDICT_HOLDS: Duration = Duration::from_secs(1);
 /// How often the system's configuration is read again at most, while the name servers do not answer.
-const REREAD_EVERY: Duration = Duration::from_secs(30);
+const REREAD_EVERY: Duration = Duration::from_secs(10);
 /// How often it is said at most that the name servers do not answer.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
