@@ -29,15 +29,38 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonBody<T> {
     type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let headers = check_content_type(request).and_then(|()| check_length(request));
-        let payload = web::Payload::from_request(request, payload).into_inner();
+        let body = read(request, payload);
+        Box::pin(async move { parse(&body.await?).map(Self) })
+    }
+}
+
+/// Like [`JsonBody`], for a request that may come without one.
+pub(crate) struct OptionalJsonBody<T>(pub(crate) Option<T>);
+
+impl<T: DeserializeOwned + 'static> FromRequest for OptionalJsonBody<T> {
+    type Error = ApiError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let body = read(request, payload);
         Box::pin(async move {
-            headers?;
-            let payload = payload.map_err(|_| unreadable())?;
-            let read = timeout(BODY_TIMEOUT, payload.to_bytes_limited(MAX_BODY_BYTES)).await;
-            let body = read.map_err(|_| too_slow())?.map_err(|_| too_large())?;
-            parse(&body.map_err(|_| unreadable())?).map(Self)
+            let body = body.await?;
+            if body.is_empty() { Ok(Self(None)) } else { parse(&body).map(|parsed| Self(Some(parsed))) }
         })
+    }
+}
+
+fn read(
+    request: &HttpRequest,
+    payload: &mut Payload,
+) -> impl Future<Output = Result<web::Bytes, ApiError>> + use<> {
+    let headers = check_content_type(request).and_then(|()| check_length(request));
+    let payload = web::Payload::from_request(request, payload).into_inner();
+    async move {
+        headers?;
+        let payload = payload.map_err(|_| unreadable())?;
+        let read = timeout(BODY_TIMEOUT, payload.to_bytes_limited(MAX_BODY_BYTES)).await;
+        read.map_err(|_| too_slow())?.map_err(|_| too_large())?.map_err(|_| unreadable())
     }
 }
 

@@ -7,6 +7,7 @@ pub mod config;
 mod cursor;
 mod envelope;
 mod error;
+mod intake;
 mod openapi;
 mod request_log;
 mod routes;
@@ -19,7 +20,7 @@ use std::time::Duration;
 use actix_web::dev::ServerHandle;
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
-use broker::Publisher;
+use broker::{Intake, Publisher};
 use service::access_token::TokenVerifier;
 use service::health::{self, Check, Readiness};
 use service::shutdown::join_within;
@@ -32,6 +33,7 @@ pub use config::Config;
 pub use error::Code;
 
 use crate::catalogue::Catalogue;
+use crate::intake::Intakes;
 use crate::state::State;
 use crate::tenants::Tenants;
 
@@ -47,7 +49,7 @@ pub struct Gateway {
     address: SocketAddr,
     handle: ServerHandle,
     server: JoinHandle<()>,
-    publisher: JoinHandle<()>,
+    publishers: [JoinHandle<()>; 2],
     stop_publisher: CancellationToken,
     drain_timeout: Duration,
 }
@@ -56,15 +58,20 @@ impl Gateway {
     /// Binds the address and starts serving. Must be called within a Tokio runtime.
     pub fn start(config: Config) -> anyhow::Result<Self> {
         let stop_publisher = CancellationToken::new();
-        let (publisher, publisher_task) =
-            Publisher::start(config.broker, config.publish_timeout, stop_publisher.clone());
-        let readiness = readiness(config.store.clone(), publisher.clone());
+        let publisher = |intake| {
+            Publisher::start(config.broker.clone(), intake, config.publish_timeout, stop_publisher.clone())
+        };
+        let ((shared, shared_task), (in_order, in_order_task)) =
+            (publisher(Intake::Shared), publisher(Intake::InOrder));
+        let intakes = Intakes::new(shared, in_order);
+        tokio::spawn(intakes.clone().follow(config.store.clone(), stop_publisher.clone()));
+        let readiness = readiness(config.store.clone(), intakes.clone());
         let state = web::Data::new(State {
             verifier: TokenVerifier::new(&config.jwt_secret, &config.jwt_issuer, &config.jwt_audience),
             tenants: Tenants::new(config.store.clone(), config.tenant_auto_create),
             catalogue: Catalogue::new(config.store.clone()),
             store: config.store,
-            publisher,
+            intakes,
             url_policy: config.url_policy,
         });
         let server = HttpServer::new(move || {
@@ -90,7 +97,8 @@ impl Gateway {
             }
         });
         let drain_timeout = config.drain_timeout;
-        Ok(Self { address, handle, server, publisher: publisher_task, stop_publisher, drain_timeout })
+        let publishers = [shared_task, in_order_task];
+        Ok(Self { address, handle, server, publishers, stop_publisher, drain_timeout })
     }
 
     /// Where it listens.
@@ -103,18 +111,22 @@ impl Gateway {
         self.handle.stop(true).await;
         let served = join_within("HTTP server", self.server, self.drain_timeout).await;
         self.stop_publisher.cancel();
-        join_within("publisher", self.publisher, Duration::from_secs(5)).await && served
+        let mut in_time = served;
+        for publisher in self.publishers {
+            in_time &= join_within("publisher", publisher, Duration::from_secs(5)).await;
+        }
+        in_time
     }
 }
 
 /// Ready means: events can be published. The database is reported, but its absence does not take the gateway out of
 /// service: events are accepted without it.
-fn readiness(store: Store, publisher: Publisher) -> Readiness {
+fn readiness(store: Store, intakes: Intakes) -> Readiness {
     Readiness::new(move || {
-        let (store, publisher) = (store.clone(), publisher.clone());
+        let (store, intakes) = (store.clone(), intakes.clone());
         async move {
             let database = matches!(timeout(PING_TIMEOUT, store.ping()).await, Ok(Ok(())));
-            vec![Check::required("broker", publisher.is_ready()), Check::informative("database", database)]
+            vec![Check::required("broker", intakes.are_ready()), Check::informative("database", database)]
         }
     })
 }

@@ -22,6 +22,8 @@ use crate::routes::{event_types, events, history, webhooks};
         webhooks::get,
         webhooks::change,
         webhooks::delete,
+        webhooks::pause,
+        webhooks::resume,
         history::list,
         events::publish
     ),

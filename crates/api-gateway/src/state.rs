@@ -1,15 +1,15 @@
-use broker::Publisher;
 use domain::UrlPolicy;
 use service::access_token::TokenVerifier;
 use store::Store;
 
 use crate::catalogue::Catalogue;
+use crate::intake::Intakes;
 use crate::tenants::Tenants;
 
 /// What every handler can use.
 pub(crate) struct State {
     pub(crate) store: Store,
-    pub(crate) publisher: Publisher,
+    pub(crate) intakes: Intakes,
     pub(crate) verifier: TokenVerifier,
     pub(crate) tenants: Tenants,
     pub(crate) catalogue: Catalogue,

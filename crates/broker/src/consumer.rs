@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::topology::short;
 use crate::wire::{Decoded, decode_message};
-use crate::{BrokerConfig, Rejection};
+use crate::{BrokerConfig, Intake, Rejection};
 
 const CONSUMER_TAG: &str = "dispatcher";
 /// How often the connection is looked at while no message comes.
@@ -22,7 +22,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the broker may take to stop sending.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Receives messages from the dispatch queue, over as many connections as it takes.
+/// Receives messages from a dispatch queue, over as many connections as it takes.
 pub struct Consumer {
     messages: mpsc::Receiver<Message>,
     ready: watch::Receiver<bool>,
@@ -58,13 +58,15 @@ impl Consumer {
     /// the connection stays until `done`, for the last acknowledgements.
     pub fn start(
         config: BrokerConfig,
+        intake: Intake,
         prefetch: u16,
         stop: CancellationToken,
         done: CancellationToken,
     ) -> (Self, JoinHandle<()>) {
         let (sender, messages) = mpsc::channel(usize::from(prefetch));
         let (ready_sender, ready) = watch::channel(false);
-        let task = ConsumeTask { config, prefetch, messages: sender, ready: ready_sender, stop, done };
+        let task =
+            ConsumeTask { config, intake, prefetch, messages: sender, ready: ready_sender, stop, done };
         (Self { messages, ready }, tokio::spawn(task.run()))
     }
 
@@ -86,6 +88,7 @@ impl Consumer {
 
 struct ConsumeTask {
     config: BrokerConfig,
+    intake: Intake,
     prefetch: u16,
     messages: mpsc::Sender<Message>,
     ready: watch::Sender<bool>,
@@ -127,13 +130,13 @@ impl ConsumeTask {
         backoff: &mut Backoff,
     ) -> Result<(), String> {
         channel.basic_qos(self.prefetch, BasicQosOptions::default()).await.map_err(text)?;
-        let queue = short(self.config.topology.dispatch_queue());
+        let queue = short(self.config.topology.dispatch_queue(self.intake));
         let options = BasicConsumeOptions::default();
         let mut deliveries = channel
             .basic_consume(queue, CONSUMER_TAG.into(), options, FieldTable::default())
             .await
             .map_err(text)?;
-        info!("consuming from the broker");
+        info!(intake = ?self.intake, "consuming from the broker");
         backoff.reset();
         self.ready.send_replace(true);
         // Acknowledgements of an earlier connection would name the wrong messages, so each has a channel of its own.
@@ -179,7 +182,7 @@ impl ConsumeTask {
     fn read(&self, delivery: Delivery, acks: &mpsc::UnboundedSender<u64>) -> Message {
         let exchange = delivery.exchange.to_string();
         let routing_key = delivery.routing_key.to_string();
-        let from_gateway = exchange == self.config.topology.ingest_exchange();
+        let from_gateway = exchange == self.config.topology.ingest_exchange(self.intake);
         let key = (!from_gateway).then_some(routing_key.as_str());
         let Decoded { events, rejections } = decode_message(&delivery.data, &delivery.properties, key);
         let acks = acks.clone();

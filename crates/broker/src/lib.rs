@@ -14,5 +14,5 @@ pub use connection::BrokerConfig;
 pub use consumer::{Consumer, Message};
 pub use dead_letter::DeadLetters;
 pub use publisher::{PublishError, Publisher};
-pub use topology::Topology;
+pub use topology::{Intake, Topology};
 pub use wire::{MAX_EVENTS_PER_MESSAGE, MAX_MESSAGE_BYTES, Reason, Rejection, encode_event};

@@ -15,8 +15,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::BrokerConfig;
 use crate::topology::{INGEST_KEY, short};
+use crate::{BrokerConfig, Intake};
 
 /// Most events that travel together in one message.
 const MAX_COALESCED_EVENTS: usize = 64;
@@ -70,11 +70,22 @@ struct Request {
 
 impl Publisher {
     /// Starts the task. It connects by itself, and ends after `stop` once what was asked of it is answered.
-    pub fn start(config: BrokerConfig, timeout: Duration, stop: CancellationToken) -> (Self, JoinHandle<()>) {
+    pub fn start(
+        config: BrokerConfig,
+        intake: Intake,
+        timeout: Duration,
+        stop: CancellationToken,
+    ) -> (Self, JoinHandle<()>) {
         let (requests, receiver) = mpsc::channel(MAX_WAITING_EVENTS);
         let (ready_sender, ready) = watch::channel(false);
-        let task =
-            PublishTask { config, confirm_timeout: timeout, requests: receiver, ready: ready_sender, stop };
+        let task = PublishTask {
+            config,
+            intake,
+            confirm_timeout: timeout,
+            requests: receiver,
+            ready: ready_sender,
+            stop,
+        };
         let budget = Arc::new(Semaphore::new(MAX_WAITING_BYTES));
         (Self { requests, budget, timeout, ready }, tokio::spawn(task.run()))
     }
@@ -102,6 +113,7 @@ impl Publisher {
 
 struct PublishTask {
     config: BrokerConfig,
+    intake: Intake,
     confirm_timeout: Duration,
     requests: mpsc::Receiver<Request>,
     ready: watch::Sender<bool>,
@@ -217,7 +229,7 @@ impl PublishTask {
             .with_content_type("application/json".into())
             .with_delivery_mode(PERSISTENT);
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let exchange = short(self.config.topology.ingest_exchange());
+        let exchange = short(self.config.topology.ingest_exchange(self.intake));
         channel.basic_publish(exchange, INGEST_KEY.into(), options, message, properties).await
     }
 }

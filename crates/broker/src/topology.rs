@@ -8,6 +8,16 @@ pub struct Topology {
     prefix: String,
 }
 
+/// Which way events take to the dispatchers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intake {
+    /// All dispatchers share them: the way of most events.
+    Shared,
+    /// They reach one dispatcher at a time, in the order in which they were accepted: the way of events that some webhook
+    /// wants in order.
+    InOrder,
+}
+
 /// Redeliveries before RabbitMQ gives a message up. RabbitMQ 4 does so after 20 unless told otherwise, which a
 /// dispatcher that is killed often enough would reach; 3.x never does, and knows no way to say "never" in both.
 const DELIVERY_LIMIT: i32 = 1_000_000;
@@ -19,18 +29,26 @@ impl Topology {
     }
 
     /// The exchange that internal services publish events to; the routing key is the event type.
-    pub fn events_exchange(&self) -> String {
-        format!("{}.events", self.prefix)
+    pub fn events_exchange(&self, intake: Intake) -> String {
+        self.name("events", intake)
     }
 
     /// The exchange that the gateway publishes to. Clients' routing keys never reach it.
-    pub fn ingest_exchange(&self) -> String {
-        format!("{}.ingest", self.prefix)
+    pub fn ingest_exchange(&self, intake: Intake) -> String {
+        self.name("ingest", intake)
     }
 
     /// The queue that dispatchers consume.
-    pub fn dispatch_queue(&self) -> String {
-        format!("{}.dispatch", self.prefix)
+    pub fn dispatch_queue(&self, intake: Intake) -> String {
+        self.name("dispatch", intake)
+    }
+
+    fn name(&self, what: &str, intake: Intake) -> String {
+        let suffix = match intake {
+            Intake::Shared => "",
+            Intake::InOrder => ".ordered",
+        };
+        format!("{}.{what}{suffix}", self.prefix)
     }
 
     /// The exchange, and the queue behind it, of what could not be taken over.
@@ -41,16 +59,30 @@ impl Topology {
     /// Declares everything. What is there already stays as it is.
     pub(crate) async fn declare(&self, channel: &Channel) -> lapin::Result<()> {
         let dead = short(self.dead());
-        let dispatch = short(self.dispatch_queue());
-        let (events, ingest) = (short(self.events_exchange()), short(self.ingest_exchange()));
-
         exchange(channel, &dead, ExchangeKind::Fanout, FieldTable::default()).await?;
         queue(channel, &dead, FieldTable::default()).await?;
         bind(channel, &dead, &dead, "").await?;
+        for intake in [Intake::Shared, Intake::InOrder] {
+            self.declare_intake(channel, intake, &dead).await?;
+        }
+        Ok(())
+    }
+
+    async fn declare_intake(
+        &self,
+        channel: &Channel,
+        intake: Intake,
+        dead: &ShortString,
+    ) -> lapin::Result<()> {
+        let dispatch = short(self.dispatch_queue(intake));
+        let (events, ingest) = (short(self.events_exchange(intake)), short(self.ingest_exchange(intake)));
 
         let mut arguments = FieldTable::default();
-        arguments.insert("x-dead-letter-exchange".into(), text(&dead));
+        arguments.insert("x-dead-letter-exchange".into(), text(dead));
         arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
+        if intake == Intake::InOrder {
+            arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+        }
         queue(channel, &dispatch, arguments).await?;
         exchange(channel, &ingest, ExchangeKind::Fanout, FieldTable::default()).await?;
         bind(channel, &dispatch, &ingest, INGEST_KEY).await?;

@@ -105,6 +105,8 @@ struct IncomingEvent<'a> {
     data: &'a RawValue,
     #[serde(borrow, default)]
     session_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    ordering_key: Option<Cow<'a, str>>,
 }
 
 #[derive(Serialize)]
@@ -118,6 +120,8 @@ struct OutgoingEvent<'a> {
     data: &'a RawValue,
     #[serde(skip_serializing_if = "Option::is_none")]
     session_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ordering_key: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -133,6 +137,7 @@ pub fn encode_event(event: &Event, data: &RawValue) -> Bytes {
         occurred_at: event.occurred_at.to_rfc3339_opts(SecondsFormat::AutoSi, true),
         data,
         session_id: event.session_id.as_ref().map(domain::SessionId::as_str),
+        ordering_key: event.ordering_key.as_ref().map(domain::OrderingKey::as_str),
     };
     Bytes::from(serde_json::to_vec(&outgoing).expect("strings and valid JSON are serializable"))
 }
@@ -263,9 +268,10 @@ fn parse_event(incoming: &IncomingEvent<'_>) -> Result<Event, Invalid> {
     let tenant_id: TenantId = incoming.tenant_id.parse()?;
     let occurred_at = parse_occurred_at(&incoming.occurred_at)?;
     let session_id = incoming.session_id.as_deref().map(str::parse).transpose()?;
+    let ordering_key = incoming.ordering_key.as_deref().map(str::parse).transpose()?;
     check_data(incoming.data)?;
     let body = render_body(&id, &event_type, occurred_at, incoming.data);
-    Ok(Event { tenant_id, id, event_type, occurred_at, session_id, body })
+    Ok(Event { tenant_id, id, event_type, occurred_at, session_id, ordering_key, body })
 }
 
 fn not_json(error: serde_json::Error) -> Fault {

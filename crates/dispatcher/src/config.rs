@@ -33,12 +33,17 @@ const DELIVERY_TIMEOUT_MS: Setting = Setting::optional::<Milliseconds>(
 const WEBHOOK_CONCURRENCY: Setting = Setting::optional::<Count<1, 1000>>(
     "webhook_concurrency",
     "64",
-    "requests one dispatcher has under way to one webhook at a time",
+    "requests one dispatcher has under way at a time to a webhook without a concurrency cap of its own",
 );
 const MAX_IN_FLIGHT: Setting = Setting::optional::<Count<1, 100_000>>(
     "max_in_flight",
     "10000",
     "requests one dispatcher has under way in all, slow ones included",
+);
+const DRAIN_RATE: Setting = Setting::optional::<Count<1, 10_000>>(
+    "drain_rate",
+    "100",
+    "deliveries a second of a backlog, after a pause or an outage, to a webhook that does not say otherwise",
 );
 const LEASE_MS: Setting = Setting::optional::<Milliseconds>(
     "lease_ms",
@@ -69,7 +74,7 @@ const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<2, 100>>(
 );
 
 /// Every setting of the dispatcher.
-pub const SETTINGS: [Setting; 20] = [
+pub const SETTINGS: [Setting; 21] = [
     values::DATABASE_URL,
     values::AMQP_URL,
     values::AMQP_PREFIX,
@@ -85,6 +90,7 @@ pub const SETTINGS: [Setting; 20] = [
     DELIVERY_TIMEOUT_MS,
     WEBHOOK_CONCURRENCY,
     MAX_IN_FLIGHT,
+    DRAIN_RATE,
     LEASE_MS,
     PREFETCH,
     DISABLE_AFTER_DAYS,
@@ -111,6 +117,8 @@ pub struct Config {
     pub webhook_concurrency: usize,
     /// Requests under way in all.
     pub max_in_flight: usize,
+    /// Deliveries a second of a backlog.
+    pub drain_rate: u32,
     /// Messages ahead of their acknowledgement.
     pub prefetch: u16,
     /// How often due and waiting deliveries are looked for.
@@ -151,6 +159,7 @@ impl Config {
             delivery_timeout: Duration::from_secs(15),
             webhook_concurrency: 64,
             max_in_flight: 10_000,
+            drain_rate: 100,
             prefetch: 256,
             poll_interval: Duration::from_millis(200),
             lease: Duration::from_secs(30),
@@ -188,6 +197,7 @@ impl ProcessConfig {
             delivery_timeout: settings.get::<Milliseconds>(&DELIVERY_TIMEOUT_MS)?.0,
             webhook_concurrency: settings.get::<Count<1, 1000>>(&WEBHOOK_CONCURRENCY)?.0 as usize,
             max_in_flight: settings.get::<Count<1, 100_000>>(&MAX_IN_FLIGHT)?.0 as usize,
+            drain_rate: settings.get::<Count<1, 10_000>>(&DRAIN_RATE)?.0,
             lease: settings.get::<Milliseconds>(&LEASE_MS)?.0,
             prefetch: u16::try_from(settings.get::<Count<1, 10_000>>(&PREFETCH)?.0).unwrap_or(u16::MAX),
             disable_after: Duration::from_secs(

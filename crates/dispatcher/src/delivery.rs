@@ -36,6 +36,8 @@ pub(crate) struct Accepted {
     pub(crate) event: Event,
     pub(crate) at: DateTime<Utc>,
     pub(crate) day: NaiveDate,
+    /// Its batch, and its place there.
+    pub(crate) place: (BatchId, i32),
 }
 
 /// One event for one webhook.

@@ -9,21 +9,23 @@ use domain::{Cause, Clock, DisabledReason, Next, Outcome, RetrySchedule};
 use futures_util::FutureExt as _;
 use store::{AttemptRecord, Parked};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 use uuid::Uuid;
 
 use crate::attempt::{Attempted, Fault, Sender};
 use crate::delivery::{Delivery, Origin};
-use crate::gates::Gates;
-use crate::lanes::{Lanes, Limits};
+use crate::gates::{Gates, Learned};
+use crate::lanes::{Lanes, Limits, Pace};
 use crate::recorder::{Note, State};
 
 /// Requests under way at a time that are not slow: where the HTTP client is at its best.
 const MAX_FAST: usize = 256;
-/// After so long a request is slow: its delivery is parked under a lease, and its batch need not wait for it.
-const SLOW_AFTER: Duration = Duration::from_secs(1);
+/// After so long a request is slow: its place among the fast ones is free for another.
+const SLOW_AFTER: Duration = Duration::from_millis(100);
+/// After so long it is stuck: its delivery is parked under a lease, and its batch need not wait for it.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
 /// How long a delivery waits in memory for its webhook's lane before it is parked.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 /// Deliveries that wait in memory before no more events are taken over. One webhook can have half of them.
@@ -39,6 +41,8 @@ pub(crate) struct Engine {
     schedule: RetrySchedule,
     /// How long a delivery under way is leased: longer than any attempt.
     lease: Duration,
+    /// Requests under way to one webhook, unless it has a cap of its own.
+    webhook_concurrency: usize,
     lanes: Mutex<Lanes<Delivery>>,
     pub(crate) gates: Gates,
     disable_after: Duration,
@@ -65,7 +69,6 @@ pub(crate) struct EngineConfig {
 impl Engine {
     pub(crate) fn new(config: EngineConfig) -> Arc<Self> {
         let limits = Limits {
-            per_webhook: config.webhook_concurrency,
             fast: MAX_FAST,
             total: config.max_in_flight,
             queue_per_webhook: HIGH_WATER / 2,
@@ -79,6 +82,7 @@ impl Engine {
             sender: config.sender,
             schedule: config.schedule,
             lease: config.lease,
+            webhook_concurrency: config.webhook_concurrency,
             lanes: Mutex::new(Lanes::new(limits)),
             notes: config.notes,
             room: Notify::new(),
@@ -93,11 +97,15 @@ impl Engine {
             let mut lanes = self.lanes();
             let (now, today) = (Instant::now(), self.clock.now());
             for delivery in deliveries {
-                let webhook = delivery.target.webhook.id;
-                if self.gates.limit(webhook, today) > 0 {
-                    refused.extend(lanes.submit(webhook, delivery, now).err());
-                } else {
+                let webhook = &delivery.target.webhook;
+                let limit = self.gates.limit(webhook.id, self.usual_limit(webhook.gate.concurrency), today);
+                // What holds for all dispatchers together is decided where all see the same.
+                let must_wait = webhook.is_metered() && delivery.batch().is_some();
+                if limit == 0 || must_wait {
                     refused.push(delivery);
+                } else {
+                    let lane = (webhook.tenant_id, webhook.id);
+                    refused.extend(lanes.submit(lane, delivery, limit, now).err());
                 }
             }
             self.start_next(&mut lanes);
@@ -110,9 +118,14 @@ impl Engine {
         self.lanes().waiting() < HIGH_WATER
     }
 
-    /// How many deliveries of a webhook's could start at once.
-    pub(crate) fn room_for(&self, webhook: domain::WebhookId) -> usize {
-        self.lanes().room(webhook).min(self.gates.limit(webhook, self.clock.now()))
+    /// How many deliveries of a webhook's could start at once. `concurrency` is its own cap.
+    pub(crate) fn room_for(&self, webhook: domain::WebhookId, concurrency: Option<u32>) -> usize {
+        let limit = self.gates.limit(webhook, self.usual_limit(concurrency), self.clock.now());
+        self.lanes().room(webhook, limit)
+    }
+
+    fn usual_limit(&self, concurrency: Option<u32>) -> usize {
+        concurrency.and_then(|cap| usize::try_from(cap).ok()).unwrap_or(self.webhook_concurrency)
     }
 
     /// Requests under way.
@@ -186,7 +199,7 @@ impl Engine {
     }
 
     async fn deliver(self: Arc<Self>, delivery: Delivery) {
-        let mut place = Place { engine: &self, webhook: delivery.target.webhook.id, is_slow: false };
+        let mut place = Place { engine: &self, webhook: delivery.target.webhook.id, pace: Pace::Fast };
         let now = self.clock.now();
         if let Origin::Row { leased_until, .. } = delivery.origin
             && leased_until < now + self.sender.deadline()
@@ -205,8 +218,8 @@ impl Engine {
         };
         if followed.is_err() {
             error!("an attempt met a defect; the delivery is tried again later");
-            // A slow one has settled its batch before.
-            let batch = delivery.batch().filter(|_| !place.is_slow);
+            // A stuck one has settled its batch before.
+            let batch = delivery.batch().filter(|_| place.pace != Pace::Stuck);
             self.note(put_off(&delivery, self.after_fault(), batch)).await;
         }
     }
@@ -215,13 +228,19 @@ impl Engine {
         let request = self.sender.send(&delivery.target, &delivery.accepted, now);
         tokio::pin!(request);
         let mut batch = delivery.batch();
-        let attempted = tokio::select! {
-            attempted = &mut request => attempted,
-            () = sleep(SLOW_AFTER) => {
-                place.became_slow();
+        let mut attempted = timeout(SLOW_AFTER, &mut request).await.ok();
+        if attempted.is_none() {
+            place.became_slow();
+            attempted = timeout(STUCK_AFTER - SLOW_AFTER, &mut request).await.ok();
+        }
+        let attempted = match attempted {
+            Some(attempted) => attempted,
+            None => {
+                place.became_stuck();
                 if let Some(batch) = batch.take() {
                     let leased_until = now + self.lease;
-                    let parked = parked(delivery, delivery.attempts, Some(leased_until), Some(self.dispatcher_id));
+                    let parked =
+                        parked(delivery, delivery.attempts, Some(leased_until), Some(self.dispatcher_id));
                     self.note(Note::of_state(State::Parked(parked), Some(batch))).await;
                 }
                 request.await
@@ -279,7 +298,12 @@ impl Engine {
             },
         };
         let webhook = key.webhook_id;
-        let health = self.gates.record(webhook, outcome == Outcome::Delivered, ended_at);
+        let usual = self.usual_limit(delivery.target.webhook.gate.concurrency);
+        let Learned { news, limit } =
+            self.gates.record(webhook, outcome, attempted.retry_after, usual, ended_at);
+        if let Some(limit) = limit {
+            self.lanes().set_limit(webhook, limit);
+        }
         let disable = match outcome {
             Outcome::Permanent(Cause::Gone) => Some((tenant_id, webhook, DisabledReason::Gone)),
             Outcome::Permanent(_) | Outcome::Retryable(_) if self.is_hopeless(webhook, ended_at) => {
@@ -292,7 +316,7 @@ impl Engine {
             Next::Done | Next::GiveUp if has_row => State::Finished(key),
             Next::Done | Next::GiveUp => State::Done,
         };
-        let health = health.map(|health| (webhook, health));
+        let health = news.map(|health| (webhook, health));
         Note { attempt: Some(record), state, batch, health, disable }
     }
 
@@ -331,22 +355,27 @@ fn parked(
 struct Place<'a> {
     engine: &'a Arc<Engine>,
     webhook: domain::WebhookId,
-    is_slow: bool,
+    pace: Pace,
 }
 
 impl Place<'_> {
     fn became_slow(&mut self) {
-        self.is_slow = true;
+        self.pace = Pace::Slow;
         let mut lanes = self.engine.lanes();
         lanes.became_slow(self.webhook);
         self.engine.start_next(&mut lanes);
+    }
+
+    fn became_stuck(&mut self) {
+        self.pace = Pace::Stuck;
+        self.engine.lanes().became_stuck(self.webhook);
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut lanes = self.engine.lanes();
-        lanes.finished(self.webhook, self.is_slow);
+        lanes.finished(self.webhook, self.pace);
         self.engine.start_next(&mut lanes);
         drop(lanes);
         self.engine.room.notify_waiters();

@@ -1,12 +1,12 @@
-//! Which webhooks may be sent to now, as this dispatcher knows it: its own results at once, those of others within a
-//! second, through the database.
+//! Which webhooks may be sent to now, and how much at a time, as this dispatcher knows it: its own results at once, those
+//! of others within a second, through the database.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use domain::{Gate, Health, WebhookId};
+use domain::{Gate, Health, Outcome, WebhookId};
 
 /// Only webhooks that are failing, or were a moment ago.
 pub(crate) struct Gates {
@@ -21,6 +21,17 @@ pub(crate) struct Gates {
 struct Webhook {
     health: Health,
     probe_sent: Option<DateTime<Utc>>,
+    /// Most requests under way while the receiver is overloaded, or recovers; `None`: as many as its lane allows.
+    window: Option<usize>,
+}
+
+/// What follows from a result.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Learned {
+    /// The new health, where the other dispatchers need to know it.
+    pub(crate) news: Option<Health>,
+    /// How many requests may be under way from now on, where that changed.
+    pub(crate) limit: Option<usize>,
 }
 
 impl Gates {
@@ -46,15 +57,15 @@ impl Gates {
         }
     }
 
-    /// The most requests that may be begun now.
-    pub(crate) fn limit(&self, webhook: WebhookId, now: DateTime<Utc>) -> usize {
+    /// The most requests that may be under way, of the `usual` number.
+    pub(crate) fn limit(&self, webhook: WebhookId, usual: usize, now: DateTime<Utc>) -> usize {
         if self.is_resting(webhook, now) {
             return 0;
         }
         let webhooks = self.lock();
-        let Some(known) = webhooks.get(&webhook) else { return usize::MAX };
+        let Some(known) = webhooks.get(&webhook) else { return usual };
         match known.health.gate(now) {
-            Gate::Closed => usize::MAX,
+            Gate::Closed => known.window.unwrap_or(usual).min(usual),
             Gate::Open => 0,
             Gate::HalfOpen => usize::from(!self.is_probed(known, now)),
         }
@@ -66,27 +77,57 @@ impl Gates {
         self.lock_resting().insert(webhook, until);
     }
 
-    /// Takes a result in. Gives the new health where the other dispatchers need to know it.
-    pub(crate) fn record(&self, webhook: WebhookId, succeeded: bool, now: DateTime<Utc>) -> Option<Health> {
+    /// Takes a result in. An overloaded receiver gets half as many requests at a time; one that recovers, one, and with each
+    /// success one more, up to the `usual` number.
+    pub(crate) fn record(
+        &self,
+        webhook: WebhookId,
+        outcome: Outcome,
+        retry_after: Option<Duration>,
+        usual: usize,
+        now: DateTime<Utc>,
+    ) -> Learned {
         let mut webhooks = self.lock();
-        if succeeded {
+        if outcome == Outcome::Delivered {
             // Most webhooks are healthy and stay so, which is no news and costs nothing.
-            return webhooks.remove(&webhook).map(|_| Health::default());
+            let Some(known) = webhooks.get_mut(&webhook) else { return Learned::default() };
+            let was_open = known.health.open_until.is_some();
+            let news = (!known.health.is_good()).then(Health::default);
+            known.health = Health::default();
+            known.probe_sent = None;
+            known.window = if was_open { Some(1) } else { known.window.map(|window| window + 1) };
+            let limit = known.window.unwrap_or(usual).min(usual);
+            if limit == usual {
+                webhooks.remove(&webhook);
+            }
+            return Learned { news, limit: Some(limit) };
         }
         let known = webhooks.entry(webhook).or_default();
-        let next = known.health.after_failure(now);
+        let next = known.health.after_failure(now, retry_after.filter(|_| outcome.is_overload()));
         let is_news = known.health.is_news(&next);
         known.health = next;
         known.probe_sent = None;
-        is_news.then(|| known.health.clone())
+        if outcome.is_overload() {
+            known.window = Some((known.window.unwrap_or(usual) / 2).max(1));
+        }
+        Learned {
+            news: is_news.then(|| known.health.clone()),
+            limit: known.window.map(|window| window.min(usual)),
+        }
     }
 
     /// Takes in what other dispatchers said.
     pub(crate) fn learn(&self, changes: Vec<(WebhookId, Health)>) {
         let mut webhooks = self.lock();
         for (webhook, health) in changes {
-            if health == Health::default() {
-                webhooks.remove(&webhook);
+            if health.is_good() {
+                if let Some(known) = webhooks.get_mut(&webhook)
+                    && !known.health.is_good()
+                {
+                    known.window = known.health.open_until.map(|_| 1).or(known.window);
+                    known.health = Health::default();
+                    known.probe_sent = None;
+                }
                 continue;
             }
             let known = webhooks.entry(webhook).or_default();
@@ -95,6 +136,7 @@ impl Gates {
                 known.probe_sent = None;
             }
         }
+        webhooks.retain(|_, known| !known.health.is_good() || known.window.is_some());
     }
 
     /// How a webhook is doing.
@@ -126,50 +168,83 @@ impl Gates {
 
 #[cfg(test)]
 mod tests {
+    use domain::Cause;
+
     use super::*;
+
+    const FAILED: Outcome = Outcome::Retryable(Cause::Status(500));
+    const OVERLOADED: Outcome = Outcome::Retryable(Cause::Status(503));
+
+    fn gates() -> Gates {
+        Gates::new(Duration::from_secs(15))
+    }
 
     #[test]
     fn an_open_gate_admits_nothing_a_half_open_one_a_single_probe() {
-        let gates = Gates::new(Duration::from_secs(15));
+        let gates = gates();
         let webhook = WebhookId::generate();
         let now = Utc::now();
         assert!(gates.admit(webhook, now));
-        let news: Vec<Health> = (0..20).filter_map(|_| gates.record(webhook, false, now)).collect();
+        let fail = || gates.record(webhook, FAILED, None, 64, now).news;
+        let news: Vec<Health> = (0..20).filter_map(|_| fail()).collect();
         assert_eq!(news.len(), 2, "the first failure and the opening are news");
-        assert!(!gates.admit(webhook, now) && gates.limit(webhook, now) == 0);
+        assert!(!gates.admit(webhook, now) && gates.limit(webhook, 64, now) == 0);
         let later = now + Duration::from_secs(10);
-        assert_eq!(gates.limit(webhook, later), 1);
+        assert_eq!(gates.limit(webhook, 64, later), 1);
         assert!(gates.admit(webhook, later) && !gates.admit(webhook, later));
         assert!(gates.admit(webhook, later + Duration::from_secs(15)), "a probe that was lost is sent again");
-        assert_eq!(gates.record(webhook, true, later), Some(Health::default()));
-        assert!(gates.admit(webhook, later) && gates.limit(webhook, later) == usize::MAX);
-        assert_eq!(gates.record(webhook, true, later), None, "healthy as before");
+        let closed = gates.record(webhook, Outcome::Delivered, None, 64, later);
+        assert_eq!(closed, Learned { news: Some(Health::default()), limit: Some(1) });
+        assert!(gates.admit(webhook, later));
+        for limit in 2..=64 {
+            let better = gates.record(webhook, Outcome::Delivered, None, 64, later);
+            assert_eq!(better, Learned { news: None, limit: Some(limit) }, "one more with each success");
+        }
+        let healthy = gates.record(webhook, Outcome::Delivered, None, 64, later);
+        assert_eq!(healthy, Learned::default(), "healthy as before");
+    }
+
+    #[test]
+    fn an_overloaded_receiver_gets_half_as_many_requests_and_the_time_it_asks_for() {
+        let gates = gates();
+        let webhook = WebhookId::generate();
+        let now = Utc::now();
+        let overload = || gates.record(webhook, OVERLOADED, None, 64, now).limit;
+        let limits: Vec<_> = (0..8).filter_map(|_| overload()).collect();
+        assert_eq!(limits, [32, 16, 8, 4, 2, 1, 1, 1]);
+        let asked = Some(Duration::from_secs(60));
+        gates.record(webhook, FAILED, asked, 64, now);
+        assert_eq!(gates.limit(webhook, 64, now), 1, "only an overloaded receiver's wish opens the gate");
+        gates.record(webhook, OVERLOADED, asked, 64, now);
+        assert_eq!(gates.limit(webhook, 64, now + Duration::from_secs(59)), 0);
+        assert_eq!(gates.limit(webhook, 64, now + Duration::from_secs(60)), 1);
     }
 
     #[test]
     fn a_webhook_that_rests_admits_nothing_until_it_has_rested() {
-        let gates = Gates::new(Duration::from_secs(15));
+        let gates = gates();
         let webhook = WebhookId::generate();
         let now = Utc::now();
         let later = now + Duration::from_secs(30);
         gates.rest(webhook, later);
-        assert!(!gates.admit(webhook, now) && gates.limit(webhook, now) == 0);
+        assert!(!gates.admit(webhook, now) && gates.limit(webhook, 64, now) == 0);
         assert!(gates.admit(WebhookId::generate(), now), "others go on");
-        assert!(gates.admit(webhook, later) && gates.limit(webhook, later) > 0);
+        assert!(gates.admit(webhook, later) && gates.limit(webhook, 64, later) > 0);
         assert_eq!(gates.health(webhook), Health::default());
     }
 
     #[test]
     fn what_others_say_counts() {
-        let (ours, theirs) = (Gates::new(Duration::from_secs(15)), Gates::new(Duration::from_secs(15)));
+        let (ours, theirs) = (gates(), gates());
         let webhook = WebhookId::generate();
         let now = Utc::now();
         for _ in 0..20 {
-            let news = theirs.record(webhook, false, now);
+            let news = theirs.record(webhook, FAILED, None, 64, now).news;
             ours.learn(news.map(|health| (webhook, health)).into_iter().collect());
         }
         assert!(!ours.admit(webhook, now));
         ours.learn(vec![(webhook, Health::default())]);
         assert!(ours.admit(webhook, now));
+        assert_eq!(ours.limit(webhook, 64, now), 1, "it begins with one");
     }
 }

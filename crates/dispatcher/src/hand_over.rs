@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use broker::{Consumer, DeadLetters, Message, Reason, Rejection};
 use chrono::{DateTime, NaiveDate, Utc};
-use domain::{Backoff, Event, TenantId};
+use domain::{Backoff, Event, TenantId, Webhook};
 use futures_util::future::BoxFuture;
-use store::{BatchId, Handed, Lease, Store, StoreError};
+use store::{BatchId, DeliveryKey, Handed, Lease, OrderedDelivery, Store, StoreError};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -34,13 +35,17 @@ pub(crate) struct HandOver {
     pub(crate) engine: Arc<Engine>,
     pub(crate) open_batches: Arc<OpenBatches>,
     pub(crate) lease: Duration,
+    /// Whether the events come in the order in which they were accepted, and only through this one dispatcher.
+    pub(crate) in_order: bool,
+    /// Told when something has come to wait for its turn.
+    pub(crate) waiting: Arc<Notify>,
     pub(crate) stop: CancellationToken,
 }
 
 /// What is known of one event after the hand-over.
 #[derive(Debug, Clone)]
 enum Verdict {
-    Stored { batch: BatchId, day: NaiveDate, at: DateTime<Utc>, webhooks_version: i64 },
+    Stored { place: (BatchId, i32), day: NaiveDate, at: DateTime<Utc>, webhooks_version: i64 },
     Repeated,
     Rejected(Reason, String),
 }
@@ -95,9 +100,9 @@ impl HandOver {
             batches.into_iter().map(|batch| (batch, Vec::new())).collect();
         for ((event, verdict), message) in events.into_iter().zip(verdicts).zip(message_of) {
             match verdict {
-                Verdict::Stored { batch, day, at, webhooks_version } => {
-                    let event = Accepted { event, at, day };
-                    accepted.entry(batch).or_default().push((event, webhooks_version));
+                Verdict::Stored { place, day, at, webhooks_version } => {
+                    let event = Accepted { event, at, day, place };
+                    accepted.entry(place.0).or_default().push((event, webhooks_version));
                 }
                 Verdict::Repeated => debug!(event = %event.id, "a repeated event is dropped"),
                 Verdict::Rejected(reason, detail) => {
@@ -155,14 +160,16 @@ impl HandOver {
             let hand_over = || {
                 at = self.engine.clock.now();
                 let lease = Lease { holder: self.engine.dispatcher_id, until: at + self.lease };
-                self.store.hand_over(events, at, lease)
+                self.store.hand_over(events, at, lease, self.in_order)
             };
             match persist(&self.stop, "events", hand_over).await {
                 Ok(handed) => {
                     batches.push(handed.batch);
-                    let judged = events.iter().zip(handed.events);
-                    let verdict =
-                        |(event, result): (&&Event, _)| judge(event, result, handed.batch, handed.day, at);
+                    let places = (1..).map(|position| (handed.batch, position));
+                    let judged = events.iter().zip(handed.events).zip(places);
+                    let verdict = |((event, result), place): ((&&Event, _), _)| {
+                        judge(event, result, place, handed.day, at)
+                    };
                     Some(judged.map(verdict).collect())
                 }
                 Err(NotPersisted::Stopping) => None,
@@ -211,14 +218,28 @@ impl HandOver {
             return; // the batch comes back when its lease runs out
         }
         let mut deliveries = Vec::with_capacity(events.len());
+        let mut ordered = Vec::new();
         for (accepted, _) in events {
             let accepted = Arc::new(accepted);
             for target in self.routing.matching(&accepted.event) {
+                if target.webhook.gate.is_ordered {
+                    ordered.push(ordered_delivery(&target.webhook, &accepted));
+                    continue;
+                }
                 let accepted = Arc::clone(&accepted);
                 deliveries.push(Delivery { target, accepted, attempts: 0, origin: Origin::Batch(batch) });
             }
         }
-        debug!(batch, deliveries = deliveries.len(), "a batch is routed");
+        debug!(batch, deliveries = deliveries.len(), ordered = ordered.len(), "a batch is routed");
+        if self.in_order || !ordered.is_empty() {
+            let holder = self.engine.dispatcher_id;
+            let place = || self.store.place_in_order(batch, holder, &ordered);
+            match persist(&self.stop, "ordered deliveries", place).await {
+                Ok(true) => self.waiting.notify_one(),
+                // Another dispatcher has taken the batch over, or will when its lease runs out.
+                Ok(false) | Err(_) => return,
+            }
+        }
         self.open_batches.open(batch, deliveries.len().max(1));
         if deliveries.is_empty() {
             self.engine.note(Note::of_state(State::Done, Some(batch))).await;
@@ -227,9 +248,23 @@ impl HandOver {
     }
 }
 
-fn judge(event: &Event, handed: Handed, batch: BatchId, day: NaiveDate, at: DateTime<Utc>) -> Verdict {
+fn ordered_delivery(webhook: &Webhook, accepted: &Accepted) -> OrderedDelivery {
+    OrderedDelivery {
+        key: DeliveryKey {
+            webhook_id: webhook.id,
+            event_id: accepted.event.id.clone(),
+            event_day: accepted.day,
+        },
+        tenant_id: webhook.tenant_id,
+        accepted_at: accepted.at,
+        sequence: store::sequence(accepted.place),
+        ordering_key: accepted.event.order().to_owned(),
+    }
+}
+
+fn judge(event: &Event, handed: Handed, place: (BatchId, i32), day: NaiveDate, at: DateTime<Utc>) -> Verdict {
     match handed {
-        Handed::Stored { webhooks_version } => Verdict::Stored { batch, day, at, webhooks_version },
+        Handed::Stored { webhooks_version } => Verdict::Stored { place, day, at, webhooks_version },
         Handed::Repeated => Verdict::Repeated,
         Handed::UnknownTenant => {
             Verdict::Rejected(Reason::UnknownTenant, format!("tenant {} is not known", event.tenant_id))

@@ -4,6 +4,7 @@
 //! [`attempt`] and [`resolver`]) → [`recorder`]; [`parked`] brings back what did not succeed at once.
 
 mod attempt;
+mod clock;
 pub mod config;
 mod delivery;
 mod engine;
@@ -20,17 +21,18 @@ mod upkeep;
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::{Consumer, DeadLetters};
+use broker::{Consumer, DeadLetters, Intake};
 use service::health::{Check, Readiness};
 use service::shutdown::join_within;
 use store::Store;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+pub use clock::SharedClock;
 pub use config::Config;
 
 use crate::attempt::Sender;
@@ -51,7 +53,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Dispatcher {
     store: Store,
     engine: Arc<Engine>,
-    consuming: watch::Receiver<bool>,
+    consuming: Vec<watch::Receiver<bool>>,
     drain_timeout: Duration,
     /// No more work is taken on.
     stop: CancellationToken,
@@ -60,7 +62,7 @@ pub struct Dispatcher {
     intake: Vec<(&'static str, JoinHandle<()>)>,
     recorder: JoinHandle<()>,
     leases: JoinHandle<()>,
-    consumer: JoinHandle<()>,
+    consumers: Vec<JoinHandle<()>>,
 }
 
 impl Dispatcher {
@@ -82,26 +84,37 @@ impl Dispatcher {
             notes,
         });
         let routing = Arc::new(Routing::new(config.store.clone()));
+        let waiting = Arc::new(Notify::new());
         let recorder = Recorder {
             store: config.store.clone(),
+            dispatcher_id: engine.dispatcher_id,
+            waiting: Arc::clone(&waiting),
             clock: config.clock,
             open_batches: Arc::clone(&open_batches),
             notes: notes_received,
         };
         let dead_letters = Arc::new(DeadLetters::new(config.broker.clone()));
-        let (consumer, consumer_task) =
-            Consumer::start(config.broker, config.prefetch, stop.clone(), done.clone());
-        let consuming = consumer.readiness();
-        let hand_over = HandOver {
-            store: config.store.clone(),
-            consumer,
-            dead_letters,
-            routing: Arc::clone(&routing),
-            engine: Arc::clone(&engine),
-            open_batches: Arc::clone(&open_batches),
-            lease: config.lease,
-            stop: stop.clone(),
+        let mut consuming = Vec::new();
+        let mut consumers = Vec::new();
+        let mut hand_over = |intake: Intake| {
+            let (consumer, task) =
+                Consumer::start(config.broker.clone(), intake, config.prefetch, stop.clone(), done.clone());
+            consuming.push(consumer.readiness());
+            consumers.push(task);
+            HandOver {
+                store: config.store.clone(),
+                consumer,
+                dead_letters: Arc::clone(&dead_letters),
+                routing: Arc::clone(&routing),
+                engine: Arc::clone(&engine),
+                open_batches: Arc::clone(&open_batches),
+                lease: config.lease,
+                in_order: intake == Intake::InOrder,
+                waiting: Arc::clone(&waiting),
+                stop: stop.clone(),
+            }
         };
+        let (shared, in_order) = (hand_over(Intake::Shared), hand_over(Intake::InOrder));
         let parked = ParkedDeliveries {
             store: config.store.clone(),
             routing,
@@ -110,6 +123,8 @@ impl Dispatcher {
             lease,
             batch_lease: config.lease,
             poll_interval: config.poll_interval,
+            drain_rate: config.drain_rate,
+            waiting,
             stop: stop.clone(),
         };
         let partitions = upkeep::maintain_partitions(
@@ -119,7 +134,8 @@ impl Dispatcher {
             stop.clone(),
         );
         let intake = vec![
-            ("hand-over", tokio::spawn(hand_over.run())),
+            ("hand-over", tokio::spawn(shared.run())),
+            ("hand-over in order", tokio::spawn(in_order.run())),
             ("due deliveries", tokio::spawn(parked.clone().run_due())),
             ("waiting deliveries", tokio::spawn(parked.clone().run_waiting())),
             ("take-over", tokio::spawn(parked.run_take_over())),
@@ -148,7 +164,7 @@ impl Dispatcher {
             intake,
             recorder: tokio::spawn(recorder.run()),
             leases: tokio::spawn(leases),
-            consumer: consumer_task,
+            consumers,
         })
     }
 
@@ -157,7 +173,7 @@ impl Dispatcher {
         let (store, consuming) = (self.store.clone(), self.consuming.clone());
         Readiness::new(move || {
             let store = store.clone();
-            let is_consuming = *consuming.borrow();
+            let is_consuming = consuming.iter().all(|consuming| *consuming.borrow());
             async move {
                 let database = matches!(timeout(PING_TIMEOUT, store.ping()).await, Ok(Ok(())));
                 vec![Check::required("database", database), Check::required("broker", is_consuming)]
@@ -206,7 +222,9 @@ impl Dispatcher {
         }
         self.done.cancel();
         join_within("leases", self.leases, Duration::from_secs(2)).await;
-        join_within("consumer", self.consumer, Duration::from_secs(6)).await;
+        for consumer in self.consumers {
+            join_within("consumer", consumer, Duration::from_secs(6)).await;
+        }
         in_time
     }
 }

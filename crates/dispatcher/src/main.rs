@@ -1,9 +1,10 @@
 //! The dispatcher's process.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use dispatcher::Dispatcher;
 use dispatcher::config::ProcessConfig;
+use dispatcher::{Dispatcher, SharedClock};
 use service::{EXIT_CONFIGURATION, EXIT_SCHEMA, VERSION, health, shutdown, telemetry};
 use store::MigrationError;
 use tracing::{error, info};
@@ -48,7 +49,9 @@ async fn run() -> ExitCode {
 
 async fn serve(config: ProcessConfig) -> anyhow::Result<bool> {
     let stop = shutdown::on_signal()?;
-    let dispatcher = Dispatcher::start(config.dispatcher)?;
+    let mut dispatcher = config.dispatcher;
+    dispatcher.clock = Arc::new(SharedClock::start(dispatcher.store.clone()).await);
+    let dispatcher = Dispatcher::start(dispatcher)?;
     let (address, health) = health::serve(config.health_address, dispatcher.readiness())?;
     let health_handle = health.handle();
     let health = tokio::spawn(health);

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use domain::{Backoff, WebhookId};
-use store::{ClaimedDelivery, Lease, Store, StoreError};
-use tokio::sync::Semaphore;
+use store::{ClaimedDelivery, Lease, Store, StoreError, WaitingWebhook};
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -28,8 +28,8 @@ const MAX_CLAIM: usize = 256;
 const MAX_CLAIM_PER_WEBHOOK: usize = 16;
 /// Webhooks looked at in one round of the gates.
 const WEBHOOKS_PER_ROUND: usize = 500;
-/// How soon gates are looked at again after something waited for them.
-const WAITING_PAUSE: Duration = Duration::from_millis(20);
+/// How soon gates are looked at again, at the soonest.
+const WAITING_PAUSE: Duration = Duration::from_millis(5);
 /// Batches taken over in one round.
 const BATCHES_PER_ROUND: usize = 20;
 
@@ -45,6 +45,10 @@ pub(crate) struct ParkedDeliveries {
     /// How long a batch is leased.
     pub(crate) batch_lease: Duration,
     pub(crate) poll_interval: Duration,
+    /// Deliveries a second of a backlog, unless its webhook says otherwise.
+    pub(crate) drain_rate: u32,
+    /// Told when something may have come to wait for its webhook's gate.
+    pub(crate) waiting: Arc<Notify>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -81,9 +85,15 @@ impl ParkedDeliveries {
                 Ok((next, claimed)) => {
                     backoff.reset();
                     after = next;
-                    // Where something was taken on there is likely more; but never look again at once, or what the
-                    // lanes give back would go round and round.
-                    rest(if claimed > 0 { WAITING_PAUSE } else { self.poll_interval }, &self.stop).await;
+                    // Never look again at once, or what the lanes give back would go round and round.
+                    rest(WAITING_PAUSE, &self.stop).await;
+                    // Where something was taken on there is likely more.
+                    if claimed == 0 {
+                        tokio::select! {
+                            () = self.waiting.notified() => {}
+                            () = rest(self.poll_interval, &self.stop) => {}
+                        }
+                    }
                 }
                 Err(error) => self.rest_after(&error, "waiting deliveries", &mut backoff).await,
             }
@@ -111,9 +121,12 @@ impl ParkedDeliveries {
         }
         let now = self.engine.clock.now();
         let lease = self.lease_from(now);
-        let (claimed, more) = self.store.claim_due(now, room, MAX_CLAIM_PER_WEBHOOK, lease).await?;
-        let claimed = self.take_on(claimed, lease, permits).await?;
-        Ok(more || claimed == room)
+        let due = self.store.claim_due(now, room, MAX_CLAIM_PER_WEBHOOK, lease).await?;
+        if due.set_waiting {
+            self.waiting.notify_one();
+        }
+        let claimed = self.take_on(due.deliveries, lease, permits).await?;
+        Ok(due.more || claimed == room)
     }
 
     async fn claim_waiting(
@@ -122,24 +135,32 @@ impl ParkedDeliveries {
         permits: &Arc<Semaphore>,
     ) -> Result<(Option<WebhookId>, usize), StoreError> {
         let webhooks = self.store.waiting_webhooks(after, WEBHOOKS_PER_ROUND).await?;
-        let next = webhooks.last().copied().filter(|_| webhooks.len() == WEBHOOKS_PER_ROUND);
+        let next = webhooks.last().map(|last| last.id).filter(|_| webhooks.len() == WEBHOOKS_PER_ROUND);
+        let webhooks: Vec<WaitingWebhook> =
+            webhooks.into_iter().filter(|webhook| !webhook.is_paused).collect();
         // Shared out evenly, so that one webhook's backlog does not take all there is.
         let share = permits.available_permits().min(MAX_CLAIM).div_ceil(webhooks.len().max(1));
         let mut left = permits.available_permits().min(MAX_CLAIM);
-        let mut rooms = Vec::new();
+        let (mut plain, mut metered) = (Vec::new(), Vec::new());
         for webhook in webhooks {
-            let room = self.engine.room_for(webhook).min(share).min(left);
+            let room = self.engine.room_for(webhook.id, webhook.concurrency).min(share).min(left);
             if room > 0 {
                 left -= room;
-                rooms.push((webhook, room));
+                if webhook.is_metered { &mut metered } else { &mut plain }.push((webhook.id, room));
             }
         }
-        if rooms.is_empty() {
-            return Ok((next, 0));
+        let now = self.engine.clock.now();
+        let lease = self.lease_from(now);
+        let mut taken_on = 0;
+        if !plain.is_empty() {
+            let claimed = self.store.claim_waiting(&plain, lease).await?;
+            taken_on += self.take_on(claimed, lease, permits).await?;
         }
-        let lease = self.lease_from(self.engine.clock.now());
-        let claimed = self.store.claim_waiting(&rooms, lease).await?;
-        Ok((next, self.take_on(claimed, lease, permits).await?))
+        if !metered.is_empty() {
+            let claimed = self.store.claim_metered(&metered, self.drain_rate, now, lease).await?;
+            taken_on += self.take_on(claimed, lease, permits).await?;
+        }
+        Ok((next, taken_on))
     }
 
     async fn take_on(
@@ -162,7 +183,12 @@ impl ParkedDeliveries {
             let event = claimed.event;
             deliveries.push(Delivery {
                 target,
-                accepted: Arc::new(Accepted { event: event.event, at: event.accepted_at, day: event.day }),
+                accepted: Arc::new(Accepted {
+                    event: event.event,
+                    at: event.accepted_at,
+                    day: event.day,
+                    place: event.place,
+                }),
                 attempts: claimed.attempts,
                 origin: Origin::Row { leased_until: lease.until, _permit: permit },
             });
@@ -183,8 +209,10 @@ impl ParkedDeliveries {
             let mut deliveries = Vec::new();
             for stored in &batch.events {
                 let matching = self.routing.matching(&stored.event);
-                deliveries.extend(matching.into_iter().map(|target| (target.webhook.id, stored)));
+                deliveries.extend(matching.into_iter().map(|target| (target, stored)));
             }
+            let deliveries: Vec<_> =
+                deliveries.iter().map(|(target, stored)| (&target.webhook, *stored)).collect();
             let resumed = self.store.resume_batch(batch.id, lease.holder, &deliveries, now).await?;
             info!(
                 batch = batch.id,

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use domain::{Backoff, Clock, DisabledReason, Health, TenantId, WebhookId};
 use store::{AttemptRecord, Batch, BatchId, DeliveryKey, Parked, Store, StoreError};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
+use uuid::Uuid;
 
 /// Most results in one transaction.
 const MAX_RESULTS: usize = 500;
@@ -98,6 +99,9 @@ struct Collected {
 /// The task that writes.
 pub(crate) struct Recorder {
     pub(crate) store: Store,
+    pub(crate) dispatcher_id: Uuid,
+    /// Told when something may have come to wait for its webhook's gate, or the next of its order may go.
+    pub(crate) waiting: Arc<Notify>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) open_batches: Arc<OpenBatches>,
     pub(crate) notes: mpsc::Receiver<Note>,
@@ -110,7 +114,13 @@ impl Recorder {
         let mut notes = Vec::with_capacity(MAX_RESULTS);
         while self.notes.recv_many(&mut notes, MAX_RESULTS).await > 0 {
             let collected = self.collect(notes.drain(..));
+            let batch = &collected.batch;
+            let may_go =
+                !batch.finished.is_empty() || batch.parked.iter().any(|parked| parked.due_at.is_none());
             self.write(collected.batch).await;
+            if may_go {
+                self.waiting.notify_one();
+            }
             self.save_health(collected.health).await;
             for (tenant, webhook, reason) in collected.disable {
                 self.disable(tenant, webhook, reason).await;
@@ -151,7 +161,7 @@ impl Recorder {
     async fn write(&self, batch: Batch) {
         let mut backoff = Backoff::default();
         loop {
-            match self.store.record(&batch).await {
+            match self.store.record(&batch, self.dispatcher_id).await {
                 Ok(()) => return,
                 Err(StoreError::Refused(reason)) => {
                     // Nothing else in the batch may suffer for it. Its deliveries come back when their leases run out.

@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use chrono::{DateTime, Datelike as _, Utc};
 
-use crate::{EventId, EventType, Invalid, SessionId, TenantId};
+use crate::{EventId, EventType, Invalid, OrderingKey, SessionId, TenantId};
 
 /// Reads when an event happened: RFC 3339 with an offset, from 1970 to 9999 in UTC.
 pub fn parse_occurred_at(text: &str) -> Result<DateTime<Utc>, Invalid> {
@@ -29,8 +29,28 @@ pub struct Event {
     pub occurred_at: DateTime<Utc>,
     /// The session it came from, if any.
     pub session_id: Option<SessionId>,
+    /// What it is kept in order by, where its publisher says so.
+    pub ordering_key: Option<OrderingKey>,
     /// The exact bytes that are signed, stored and sent ([`crate::render_body`]).
     pub body: Bytes,
+}
+
+impl Event {
+    /// What webhooks that want order keep this event in order by: the key given, else the session, else nothing but
+    /// itself.
+    pub fn order(&self) -> &str {
+        let session = || self.session_id.as_ref().map(SessionId::as_str);
+        self.ordering_key
+            .as_ref()
+            .map(OrderingKey::as_str)
+            .or_else(session)
+            .unwrap_or_else(|| self.id.as_str())
+    }
+
+    /// Whether its order among others matters to webhooks that want order.
+    pub fn has_order(&self) -> bool {
+        self.ordering_key.is_some() || self.session_id.is_some()
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// How a webhook's receiver has been doing: a circuit breaker, shared by all dispatchers through the database.
 ///
 /// Closed, requests flow. After 20 failures in a row it opens: deliveries wait, and no attempt is used up. After a pause
-/// it is half open: one request probes the receiver. A success closes it, a failure opens it for twice as long.
+/// it is half open: one request probes the receiver. A success closes it, a failure opens it for twice as long. An
+/// overloaded receiver that asks for time opens it for that time, up to five minutes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Health {
     /// Failures since the last success.
@@ -21,8 +22,10 @@ pub struct Health {
     pub failing_since: Option<DateTime<Utc>>,
     /// Until when no request is made, or when the last pause ended.
     pub open_until: Option<DateTime<Utc>>,
-    /// How often the gate has opened since the last success.
+    /// How often failures have opened the gate since the last success.
     pub times_opened: u32,
+    /// Whether a backlog leaves at the drain rate, after a pause or an outage.
+    pub is_draining: bool,
 }
 
 /// Whether requests to a webhook may be made.
@@ -46,8 +49,9 @@ impl Health {
         }
     }
 
-    /// The health after a failed attempt. A failure while the gate is open, of a request begun before, opens no further.
-    pub fn after_failure(&self, now: DateTime<Utc>) -> Self {
+    /// The health after a failed attempt, with the time that an overloaded receiver `asked` for. A failure while the gate is
+    /// open, of a request begun before, opens no further.
+    pub fn after_failure(&self, now: DateTime<Utc>, asked: Option<Duration>) -> Self {
         let mut next = self.clone();
         next.consecutive_failures = self.consecutive_failures.saturating_add(1);
         next.failing_since.get_or_insert(now);
@@ -56,12 +60,20 @@ impl Health {
             Gate::HalfOpen => true,
             Gate::Open => false,
         };
+        let asked = asked.filter(|asked| !asked.is_zero()).map(|asked| asked.min(LONGEST_PAUSE));
         if opens {
             let pause = FIRST_PAUSE.saturating_mul(1 << self.times_opened.min(16)).min(LONGEST_PAUSE);
-            next.open_until = Some(now + pause);
+            next.open_until = Some(now + pause.max(asked.unwrap_or_default()));
             next.times_opened = self.times_opened.saturating_add(1);
+        } else if let Some(asked) = asked {
+            next.open_until = self.open_until.max(Some(now + asked));
         }
         next
+    }
+
+    /// Whether the last attempt succeeded, or none was made.
+    pub fn is_good(&self) -> bool {
+        self.failing_since.is_none() && self.open_until.is_none()
     }
 
     /// Whether others need to know that this became `next`. Mere counts are everybody's own.
@@ -87,7 +99,7 @@ mod tests {
     }
 
     fn after_failures(count: u32) -> Health {
-        (0..count).fold(Health::default(), |health, _| health.after_failure(now()))
+        (0..count).fold(Health::default(), |health, _| health.after_failure(now(), None))
     }
 
     #[test]
@@ -104,7 +116,7 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..7 {
             let probe = health.open_until.unwrap();
-            health = health.after_failure(probe);
+            health = health.after_failure(probe, None);
             pauses.push((health.open_until.unwrap() - probe).num_seconds());
         }
         assert_eq!(pauses, [20, 40, 80, 160, 300, 300, 300]);
@@ -118,6 +130,20 @@ mod tests {
     }
 
     #[test]
+    fn a_receiver_that_asks_for_time_gets_it_up_to_five_minutes() {
+        let minute = Duration::from_secs(60);
+        let asked = after_failures(1).after_failure(now(), Some(minute));
+        assert_eq!(asked.gate(now() + TimeDelta::seconds(59)), Gate::Open);
+        assert_eq!(asked.gate(now() + TimeDelta::seconds(60)), Gate::HalfOpen);
+        assert_eq!(asked.times_opened, 0, "that is no outage");
+        let shorter = asked.after_failure(now(), Some(minute / 2));
+        assert_eq!(shorter.open_until, asked.open_until, "the longest wish counts");
+        let day = after_failures(1).after_failure(now(), Some(minute * 1440));
+        assert_eq!(day.gate(now() + TimeDelta::minutes(5)), Gate::HalfOpen);
+        assert_eq!(after_failures(1).after_failure(now(), Some(Duration::ZERO)).gate(now()), Gate::Closed);
+    }
+
+    #[test]
     fn five_days_of_failures_are_hopeless() {
         let five_days = Duration::from_secs(5 * 86_400);
         let health = after_failures(1);
@@ -128,12 +154,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_happens_the_gate_lets_a_probe_through_within_five_minutes(gaps in proptest::collection::vec(0_i64..600, 1..200)) {
+        fn whatever_happens_the_gate_lets_a_probe_through_within_five_minutes(gaps in proptest::collection::vec((0_i64..600, proptest::option::of(0_u64..100_000)), 1..200)) {
             let mut at = now();
             let mut health = Health::default();
-            for gap in gaps {
+            for (gap, asked) in gaps {
                 at += TimeDelta::seconds(gap);
-                let next = health.after_failure(at);
+                let next = health.after_failure(at, asked.map(Duration::from_secs));
                 prop_assert_eq!(next.failing_since, Some(health.failing_since.unwrap_or(at)));
                 prop_assert!(next.gate(at + LONGEST_PAUSE) != Gate::Open);
                 prop_assert!(next.consecutive_failures < 20 || next.gate(at) != Gate::Closed);

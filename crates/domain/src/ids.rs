@@ -126,6 +126,29 @@ impl fmt::Display for SessionId {
     }
 }
 
+/// Events that share it are delivered one after another to webhooks that want order: 1 to 128 bytes, no control characters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OrderingKey(Box<str>);
+
+impl OrderingKey {
+    /// Longest key, in bytes of UTF-8.
+    pub const MAX_BYTES: usize = 128;
+
+    /// The key as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for OrderingKey {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        bounded_text("ordering key", text, Self::MAX_BYTES)?;
+        Ok(Self(text.into()))
+    }
+}
+
 fn bounded_text(what: &str, text: &str, max_bytes: usize) -> Result<(), Invalid> {
     if text.is_empty() || text.len() > max_bytes {
         return Err(Invalid::new(format!("{what} must be 1 to {max_bytes} bytes long, not {}", text.len())));

@@ -40,6 +40,11 @@ impl Outcome {
         }
     }
 
+    /// Whether the receiver, or what stands before it, has more to do than it can: 429, 502, 503, 504.
+    pub fn is_overload(self) -> bool {
+        matches!(self, Self::Retryable(Cause::Status(429 | 502 | 503 | 504)))
+    }
+
     /// The reason of a failure.
     pub fn cause(self) -> Option<Cause> {
         match self {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use url::{Host, Url};
 
-use crate::{AddressPolicy, Event, EventPattern, Invalid, SessionId, TenantId, WebhookId};
+use crate::{AddressPolicy, Event, EventPattern, GateSettings, Invalid, SessionId, TenantId, WebhookId};
 
 /// Most event patterns one webhook may name.
 pub const MAX_EVENTS_PER_WEBHOOK: usize = 100;
@@ -207,6 +207,10 @@ pub struct Webhook {
     pub is_active: bool,
     /// Why and when Postrider switched it off, if it did.
     pub disabled: Option<(DisabledReason, DateTime<Utc>)>,
+    /// How it is delivered to.
+    pub gate: GateSettings,
+    /// Since when deliveries are held back, if they are.
+    pub paused_at: Option<DateTime<Utc>>,
     /// When it was created.
     pub created_at: DateTime<Utc>,
     /// When its owner, or Postrider, last changed it.
@@ -214,6 +218,13 @@ pub struct Webhook {
 }
 
 impl Webhook {
+    /// Whether each delivery goes through the database, where every dispatcher sees the same: only there can a limit hold
+    /// for all of them together.
+    pub fn is_metered(&self) -> bool {
+        let GateSettings { rate_limit, concurrency, is_ordered, drain_rate: _ } = self.gate;
+        rate_limit.is_some() || concurrency.is_some() || is_ordered || self.paused_at.is_some()
+    }
+
     /// Whether the event goes to this webhook.
     pub fn matches(&self, event: &Event) -> bool {
         self.is_active

@@ -2,6 +2,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use domain::{EventId, TenantId, Webhook, WebhookId};
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::deliveries::DeliveryKey;
@@ -27,6 +28,8 @@ pub struct AuditFinding {
     pub accepted_at: DateTime<Utc>,
     /// What is wrong.
     pub problem: AuditProblem,
+    /// Its place in its order and its ordering key, if its webhook wants order.
+    pub order: Option<(i64, String)>,
 }
 
 /// How a delivery can be lost.
@@ -61,7 +64,7 @@ pub struct AuditReport {
     pub scheduled: u64,
     /// Deliveries that a dispatcher is at, in an open batch.
     pub under_way: u64,
-    /// Deliveries that cannot be judged, because their webhook was changed after the event.
+    /// Deliveries that were never attempted and may not be due either: their webhook was changed after the event.
     pub unjudged: u64,
     /// Deliveries that are none of these.
     pub lost: u64,
@@ -70,7 +73,7 @@ pub struct AuditReport {
 }
 
 const AUDIT_EVENTS: &str = "-- audit_events
-SELECT batch_id, tenant_id, id, type, session_id, occurred_at, accepted_at, day, ''::bytea AS body
+SELECT batch_id, position, tenant_id, id, type, session_id, ordering_key, occurred_at, accepted_at, day, ''::bytea AS body
 FROM events
 WHERE day BETWEEN $1 AND $2 AND accepted_at >= $3 AND accepted_at < $4 AND (batch_id, tenant_id, id) > ($5, $6, $7)
 ORDER BY batch_id, tenant_id, id LIMIT $8";
@@ -95,13 +98,14 @@ LEFT JOIN attempted a
 ORDER BY g.place";
 
 const REPAIR: &str = "-- repair_deliveries
-INSERT INTO deliveries (accepted_at, due_at, event_day, attempts, tenant_id, webhook_id, event_id)
-SELECT g.accepted_at, $6, g.event_day,
+INSERT INTO deliveries
+    (accepted_at, due_at, event_day, attempts, tenant_id, webhook_id, event_id, sequence, ordering_key)
+SELECT g.accepted_at, $8, g.event_day,
     coalesce((SELECT max(a.attempt) FROM delivery_attempts a
         WHERE a.webhook_id = g.webhook_id AND a.event_id = g.event_id AND a.event_day = g.event_day), 0),
-    g.tenant_id, g.webhook_id, g.event_id
-FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::date[], $5::timestamptz[])
-    AS g (tenant_id, webhook_id, event_id, event_day, accepted_at)
+    g.tenant_id, g.webhook_id, g.event_id, g.sequence, g.ordering_key
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::date[], $5::timestamptz[], $6::bigint[], $7::text[])
+    AS g (tenant_id, webhook_id, event_id, event_day, accepted_at, sequence, ordering_key)
 ON CONFLICT DO NOTHING";
 
 /// A delivery that there should be.
@@ -110,6 +114,9 @@ struct Expected {
     tenant_id: TenantId,
     accepted_at: DateTime<Utc>,
     batch: BatchId,
+    order: Option<(i64, String)>,
+    /// Whether the webhook wanted it then as it does now.
+    is_certain: bool,
 }
 
 /// What is known of it.
@@ -131,7 +138,7 @@ impl Store {
             let Some((batch, last)) = step.last() else { return Ok(report) };
             after = (*batch, last.event.tenant_id.0, last.event.id.to_string());
             report.events += step.len() as u64;
-            let expected = self.expected_deliveries(&step, &mut report).await?;
+            let expected = self.expected_deliveries(&step).await?;
             let found = self.audit_deliveries(&expected).await?;
             for (expected, found) in expected.into_iter().zip(found) {
                 report.count(expected, &found);
@@ -146,9 +153,13 @@ impl Store {
         let events: Vec<&str> = findings.iter().map(|finding| finding.key.event_id.as_str()).collect();
         let days: Vec<NaiveDate> = findings.iter().map(|finding| finding.key.event_day).collect();
         let accepted_at: Vec<DateTime<Utc>> = findings.iter().map(|finding| finding.accepted_at).collect();
+        let order = |finding: &AuditFinding| finding.order.clone().unzip();
+        let (sequences, keys): (Vec<Option<i64>>, Vec<Option<String>>) = findings.iter().map(order).unzip();
         let client = self.connection().await?;
         let statement = client.prepare_cached(REPAIR).await?;
-        Ok(client.execute(&statement, &[&tenants, &webhooks, &events, &days, &accepted_at, &now]).await?)
+        let parameters: [&(dyn ToSql + Sync); 8] =
+            [&tenants, &webhooks, &events, &days, &accepted_at, &sequences, &keys, &now];
+        Ok(client.execute(&statement, &parameters).await?)
     }
 
     async fn audit_events(
@@ -172,7 +183,6 @@ impl Store {
     async fn expected_deliveries(
         &self,
         step: &[(BatchId, StoredEvent)],
-        report: &mut AuditReport,
     ) -> Result<Vec<Expected>, StoreError> {
         let mut tenants: Vec<TenantId> = step.iter().map(|(_, stored)| stored.event.tenant_id).collect();
         tenants.sort_unstable();
@@ -184,10 +194,11 @@ impl Store {
                 if webhook.created_at > stored.accepted_at - CLOCK_SLACK {
                     continue; // newer than the event
                 }
-                if webhook.updated_at > stored.accepted_at - CLOCK_SLACK {
-                    report.unjudged += 1;
-                } else if webhook.matches(&stored.event) {
+                if webhook.matches(&stored.event) {
+                    let order = || (stored.sequence(), stored.event.order().to_owned());
                     expected.push(Expected {
+                        order: webhook.gate.is_ordered.then(order),
+                        is_certain: webhook.updated_at <= stored.accepted_at - CLOCK_SLACK,
                         key: key(webhook.id, &stored.event.id, stored.day),
                         tenant_id: stored.event.tenant_id,
                         accepted_at: stored.accepted_at,
@@ -236,13 +247,14 @@ impl AuditReport {
             Found { is_final: Some(true), scheduled: false, .. } => return self.failed += 1,
             Found { scheduled: true, .. } => return self.scheduled += 1,
             Found { batch_open: true, .. } => return self.under_way += 1,
+            Found { delivered: None, .. } if !expected.is_certain => return self.unjudged += 1,
             Found { delivered: None, .. } => AuditProblem::NeverAttempted,
             Found { delivered: Some(false), .. } => AuditProblem::RetryMissing,
         };
         self.lost += 1;
         if self.findings.len() < MAX_FINDINGS {
-            let Expected { key, tenant_id, accepted_at, .. } = expected;
-            self.findings.push(AuditFinding { key, tenant_id, accepted_at, problem });
+            let Expected { key, tenant_id, accepted_at, order, .. } = expected;
+            self.findings.push(AuditFinding { key, tenant_id, accepted_at, problem, order });
         }
     }
 }

@@ -1,7 +1,7 @@
 use chrono::{DateTime, NaiveDate, Utc};
 use uuid::Uuid;
 
-use crate::events::{StoredEvent, read_event};
+use crate::events::{StoredEvent, event_columns, read_event};
 use crate::{BatchId, Lease, Store, StoreError};
 
 /// An open batch whose holder went silent, with its events.
@@ -23,9 +23,12 @@ WHERE id = (
 )
 RETURNING id, day";
 
-const EVENTS_OF_BATCH: &str = "-- events_of_batch
-SELECT tenant_id, id, type, session_id, occurred_at, accepted_at, day, body
-FROM events WHERE day = $1 AND batch_id = $2";
+const EVENTS_OF_BATCH: &str = concat!(
+    "-- events_of_batch
+SELECT ",
+    event_columns!(),
+    " FROM events e WHERE e.day = $1 AND e.batch_id = $2"
+);
 
 const EXPIRE_BATCHES: &str = "-- expire_batches
 UPDATE open_batches SET leased_until = $2 WHERE leased_by = $1";

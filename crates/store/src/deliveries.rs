@@ -1,11 +1,11 @@
 use chrono::{DateTime, NaiveDate, Utc};
-use domain::{EventId, TenantId, WebhookId};
+use domain::{EventId, TenantId, Webhook, WebhookId};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use tracing::error;
 use uuid::Uuid;
 
-use crate::events::{StoredEvent, read_event};
+use crate::events::{StoredEvent, event_columns, read_event};
 use crate::{BatchId, Lease, Store, StoreError};
 
 /// Names a delivery: one event for one webhook.
@@ -32,32 +32,68 @@ pub struct ClaimedDelivery {
     pub attempts: u32,
 }
 
+/// What a claim of due deliveries came to.
+#[derive(Debug, Clone, Default)]
+pub struct ClaimedDue {
+    /// Those taken on.
+    pub deliveries: Vec<ClaimedDelivery>,
+    /// Whether more may be due.
+    pub more: bool,
+    /// Whether others were set to wait for their webhook's gate.
+    pub set_waiting: bool,
+}
+
+/// A webhook with deliveries that wait for its gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WaitingWebhook {
+    /// The webhook.
+    pub id: WebhookId,
+    /// Its own concurrency cap.
+    pub concurrency: Option<u32>,
+    /// Whether they are held back.
+    pub is_paused: bool,
+    /// Whether they are taken on by [`Store::claim_metered`].
+    pub is_metered: bool,
+}
+
 // Looks at more rows than it takes: of one webhook a few are taken, and the rest are set to wait for its gate, so that a
-// backlog of one webhook is out of everybody else's way at once.
-const CLAIM_DUE: &str = "-- claim_due
+// backlog of one webhook is out of everybody else's way at once. Those of metered webhooks, and of those that drain, all wait
+// for it: what holds for all dispatchers together is decided there.
+const CLAIM_DUE: &str = concat!(
+    "-- claim_due
 WITH head AS MATERIALIZED (
     SELECT webhook_id, event_id, event_day, due_at FROM deliveries
     WHERE due_at <= $1 ORDER BY due_at LIMIT $5 FOR UPDATE SKIP LOCKED
 ), ranked AS (
-    SELECT *, row_number() OVER (PARTITION BY webhook_id ORDER BY due_at) AS place FROM head
+    SELECT d.*, row_number() OVER (PARTITION BY d.webhook_id ORDER BY d.due_at) AS place,
+        coalesce(w.is_metered OR h.is_draining, w.is_metered, false) AS is_metered
+    FROM head d LEFT JOIN webhooks w ON w.id = d.webhook_id LEFT JOIN webhook_health h ON h.webhook_id = d.webhook_id
 ), chosen AS (
-    SELECT webhook_id, event_id, event_day FROM ranked WHERE place <= $6 ORDER BY place, due_at LIMIT $2
+    SELECT webhook_id, event_id, event_day FROM ranked
+    WHERE place <= $6 AND NOT is_metered ORDER BY place, due_at LIMIT $2
 ), set_waiting AS (
     UPDATE deliveries d SET due_at = NULL, leased_by = NULL FROM ranked r
-    WHERE r.place > $6 AND d.webhook_id = r.webhook_id AND d.event_id = r.event_id AND d.event_day = r.event_day
+    WHERE (r.place > $6 OR r.is_metered)
+        AND d.webhook_id = r.webhook_id AND d.event_id = r.event_id AND d.event_day = r.event_day
+    RETURNING 1
 ), claimed AS (
     UPDATE deliveries d SET due_at = $4, leased_by = $3 FROM chosen c
     WHERE d.webhook_id = c.webhook_id AND d.event_id = c.event_id AND d.event_day = c.event_day
     RETURNING d.webhook_id, d.attempts, d.tenant_id, d.event_id, d.event_day
 )
-SELECT (SELECT count(*) FROM head) AS looked_at, c.webhook_id, c.attempts, e.tenant_id, e.id, e.type, e.session_id, e.occurred_at, e.accepted_at, e.day, e.body
-FROM claimed c JOIN events e ON e.tenant_id = c.tenant_id AND e.id = c.event_id AND e.day = c.event_day
-ORDER BY e.accepted_at";
+SELECT n.looked_at, n.set_waiting, c.webhook_id, c.attempts, ",
+    event_columns!(),
+    "
+FROM (SELECT (SELECT count(*) FROM head) AS looked_at, (SELECT count(*) FROM set_waiting) AS set_waiting) n
+LEFT JOIN (claimed c JOIN events e ON e.tenant_id = c.tenant_id AND e.id = c.event_id AND e.day = c.event_day) ON true
+ORDER BY e.accepted_at"
+);
 
 /// Due rows that one claim looks at.
 const CLAIM_LOOKS_AT: i64 = 2_000;
 
-const CLAIM_WAITING: &str = "-- claim_waiting
+const CLAIM_WAITING: &str = concat!(
+    "-- claim_waiting
 WITH chosen AS (
     SELECT d.webhook_id, d.event_id, d.event_day
     FROM unnest($1::uuid[], $2::bigint[]) AS w (webhook_id, room)
@@ -71,9 +107,12 @@ WITH chosen AS (
     WHERE d.webhook_id = c.webhook_id AND d.event_id = c.event_id AND d.event_day = c.event_day
     RETURNING d.webhook_id, d.attempts, d.tenant_id, d.event_id, d.event_day
 )
-SELECT c.webhook_id, c.attempts, e.tenant_id, e.id, e.type, e.session_id, e.occurred_at, e.accepted_at, e.day, e.body
+SELECT c.webhook_id, c.attempts, ",
+    event_columns!(),
+    "
 FROM claimed c JOIN events e ON e.tenant_id = c.tenant_id AND e.id = c.event_id AND e.day = c.event_day
-ORDER BY e.accepted_at";
+ORDER BY e.accepted_at"
+);
 
 // Steps from webhook to webhook through the index instead of reading every row of each.
 const WAITING_WEBHOOKS: &str = "-- waiting_webhooks
@@ -84,17 +123,22 @@ WITH RECURSIVE step AS (
             ORDER BY d.webhook_id LIMIT 1)
     FROM step WHERE step.webhook_id IS NOT NULL
 )
-SELECT webhook_id FROM step WHERE webhook_id IS NOT NULL LIMIT $2";
+SELECT s.webhook_id, w.concurrency, w.paused_at IS NOT NULL,
+    coalesce(w.is_metered OR h.is_draining, w.is_metered, false)
+FROM (SELECT webhook_id FROM step WHERE webhook_id IS NOT NULL LIMIT $2) s
+LEFT JOIN webhooks w ON w.id = s.webhook_id LEFT JOIN webhook_health h ON h.webhook_id = s.webhook_id
+ORDER BY s.webhook_id";
 
 // A delivery whose event has left with its partition can never be made.
 const DROP_ORPHANS: &str = "-- drop_orphaned_deliveries
 DELETE FROM deliveries d WHERE d.event_day < $1";
 
 const RESUME_UNSETTLED: &str = "-- resume_unsettled
-INSERT INTO deliveries (accepted_at, due_at, event_day, attempts, tenant_id, webhook_id, event_id)
-SELECT g.accepted_at, $6, g.event_day, 0, g.tenant_id, g.webhook_id, g.event_id
-FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::date[], $5::timestamptz[])
-    AS g (tenant_id, webhook_id, event_id, event_day, accepted_at)
+INSERT INTO deliveries
+    (accepted_at, due_at, event_day, attempts, tenant_id, webhook_id, event_id, sequence, ordering_key)
+SELECT g.accepted_at, $8, g.event_day, 0, g.tenant_id, g.webhook_id, g.event_id, g.sequence, g.ordering_key
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::date[], $5::timestamptz[], $6::bigint[], $7::text[])
+    AS g (tenant_id, webhook_id, event_id, event_day, accepted_at, sequence, ordering_key)
 WHERE NOT EXISTS (
     SELECT FROM delivery_attempts a
     WHERE a.webhook_id = g.webhook_id AND a.event_id = g.event_id
@@ -110,22 +154,27 @@ UPDATE deliveries SET due_at = $2, leased_by = NULL WHERE leased_by = $1 AND due
 
 impl Store {
     /// Takes on due deliveries, including those whose holder went silent: at most `limit`, and of one webhook at most
-    /// `per_webhook`, the longest due first. Says also whether more may be due.
+    /// `per_webhook`, the longest due first.
     pub async fn claim_due(
         &self,
         now: DateTime<Utc>,
         limit: usize,
         per_webhook: usize,
         lease: Lease,
-    ) -> Result<(Vec<ClaimedDelivery>, bool), StoreError> {
+    ) -> Result<ClaimedDue, StoreError> {
         let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         let client = self.connection().await?;
         let statement = client.prepare_cached(CLAIM_DUE).await?;
         let parameters: [&(dyn ToSql + Sync); 6] =
             [&now, &count(limit), &lease.holder, &lease.until, &CLAIM_LOOKS_AT, &count(per_webhook)];
         let rows = client.query(&statement, &parameters).await?;
-        let looked_at: i64 = rows.first().map_or(0, |row| row.get("looked_at"));
-        Ok((read_all_claimed(&rows), looked_at == CLAIM_LOOKS_AT))
+        let total = |column: &str| rows.first().map_or(0, |row| row.get::<_, i64>(column));
+        let claimed = rows.iter().filter(|row| row.get::<_, Option<Uuid>>("webhook_id").is_some());
+        Ok(ClaimedDue {
+            deliveries: read_all_claimed(claimed),
+            more: total("looked_at") == CLAIM_LOOKS_AT,
+            set_waiting: total("set_waiting") > 0,
+        })
     }
 
     /// Takes on deliveries that wait for their webhook's gate, the oldest first, up to a number for each webhook.
@@ -148,12 +197,18 @@ impl Store {
         &self,
         after: Option<WebhookId>,
         limit: usize,
-    ) -> Result<Vec<WebhookId>, StoreError> {
+    ) -> Result<Vec<WaitingWebhook>, StoreError> {
         let after = after.map_or(Uuid::nil(), |id| id.0);
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let client = self.connection().await?;
         let rows = client.query(&client.prepare_cached(WAITING_WEBHOOKS).await?, &[&after, &limit]).await?;
-        Ok(rows.iter().map(|row| WebhookId(row.get(0))).collect())
+        let read = |row: &Row| WaitingWebhook {
+            id: WebhookId(row.get(0)),
+            concurrency: row.get::<_, Option<i32>>(1).and_then(|count| u32::try_from(count).ok()),
+            is_paused: row.get(2),
+            is_metered: row.get(3),
+        };
+        Ok(rows.iter().map(read).collect())
     }
 
     /// Makes every delivery of a batch that was taken over due at once, except those that have an attempt on record or
@@ -162,15 +217,22 @@ impl Store {
         &self,
         batch: BatchId,
         holder: Uuid,
-        deliveries: &[(WebhookId, &StoredEvent)],
+        deliveries: &[(&Webhook, &StoredEvent)],
         now: DateTime<Utc>,
     ) -> Result<u64, StoreError> {
         let tenant_ids: Vec<Uuid> = deliveries.iter().map(|(_, stored)| stored.event.tenant_id.0).collect();
-        let webhook_ids: Vec<Uuid> = deliveries.iter().map(|(id, _)| id.0).collect();
+        let webhook_ids: Vec<Uuid> = deliveries.iter().map(|(webhook, _)| webhook.id.0).collect();
         let event_ids: Vec<&str> = deliveries.iter().map(|(_, stored)| stored.event.id.as_str()).collect();
         let days: Vec<NaiveDate> = deliveries.iter().map(|(_, stored)| stored.day).collect();
         let accepted_at: Vec<DateTime<Utc>> =
             deliveries.iter().map(|(_, stored)| stored.accepted_at).collect();
+        let order =
+            |(webhook, stored): &(&Webhook, &StoredEvent)| webhook.gate.is_ordered.then(|| stored.sequence());
+        let sequences: Vec<Option<i64>> = deliveries.iter().map(order).collect();
+        let keys: Vec<Option<String>> = deliveries
+            .iter()
+            .map(|(webhook, stored)| webhook.gate.is_ordered.then(|| stored.event.order().to_owned()))
+            .collect();
         let mut client = self.connection().await?;
         let transaction = client.transaction().await?;
         let statement = transaction.prepare_cached(CLOSE_BATCH).await?;
@@ -179,7 +241,10 @@ impl Store {
         }
         let statement = transaction.prepare_cached(RESUME_UNSETTLED).await?;
         let resumed = transaction
-            .execute(&statement, &[&tenant_ids, &webhook_ids, &event_ids, &days, &accepted_at, &now])
+            .execute(
+                &statement,
+                &[&tenant_ids, &webhook_ids, &event_ids, &days, &accepted_at, &sequences, &keys, &now],
+            )
             .await?;
         transaction.commit().await?;
         Ok(resumed)
@@ -200,9 +265,9 @@ impl Store {
 }
 
 /// One that only a later version can read must not hold up the others; it comes back when its lease runs out.
-fn read_all_claimed(rows: &[Row]) -> Vec<ClaimedDelivery> {
+pub(crate) fn read_all_claimed<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<ClaimedDelivery> {
     let pass_over = |error: &StoreError| error!(%error, "a delivery is passed over");
-    rows.iter().filter_map(|row| read_claimed(row).inspect_err(pass_over).ok()).collect()
+    rows.into_iter().filter_map(|row| read_claimed(row).inspect_err(pass_over).ok()).collect()
 }
 
 fn read_claimed(row: &Row) -> Result<ClaimedDelivery, StoreError> {

@@ -36,6 +36,15 @@ pub struct HandedOver {
     pub events: Vec<Handed>,
 }
 
+/// What [`read_event`] reads, of `events e`.
+macro_rules! event_columns {
+    () => {
+        "e.tenant_id, e.id, e.type, e.session_id, e.ordering_key, e.occurred_at, e.accepted_at, e.day, e.batch_id, \
+         e.position, e.body"
+    };
+}
+pub(crate) use event_columns;
+
 /// An event as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredEvent {
@@ -45,6 +54,23 @@ pub struct StoredEvent {
     pub accepted_at: DateTime<Utc>,
     /// Its partition.
     pub day: NaiveDate,
+    /// The hand-over it came in, and its place there.
+    pub place: (BatchId, i32),
+}
+
+impl StoredEvent {
+    /// Its place in the order of acceptance: by batch, and within a batch by position.
+    pub fn sequence(&self) -> i64 {
+        sequence(self.place)
+    }
+}
+
+/// A batch has far fewer events than this leaves room for.
+const POSITION_BITS: u32 = 20;
+
+/// See [`StoredEvent::sequence`].
+pub fn sequence((batch, position): (BatchId, i32)) -> i64 {
+    (batch << POSITION_BITS) | i64::from(position)
 }
 
 // One statement is one transaction and one round trip. A repeat within the day meets the primary key; one across
@@ -52,15 +78,16 @@ pub struct StoredEvent {
 const HAND_OVER: &str = "-- hand_over
 WITH given AS MATERIALIZED (
     SELECT g.*, t.id IS NOT NULL AS tenant_known, y.name IS NOT NULL AS type_known, t.webhooks_version
-    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bytea[])
-        WITH ORDINALITY AS g (tenant_id, id, type, session_id, occurred_at, body, place)
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bytea[], $11::text[])
+        WITH ORDINALITY AS g (tenant_id, id, type, session_id, occurred_at, body, ordering_key, place)
     LEFT JOIN tenants t ON t.id = g.tenant_id
     LEFT JOIN event_types y ON y.name = g.type
 ), batch AS (
-    INSERT INTO open_batches (day, leased_by, leased_until) VALUES ($7, $8, $9) RETURNING id
+    INSERT INTO open_batches (day, leased_by, leased_until, is_unplaced) VALUES ($7, $8, $9, $12) RETURNING id
 ), stored AS (
-    INSERT INTO events (batch_id, occurred_at, accepted_at, day, tenant_id, id, type, session_id, body)
-    SELECT batch.id, g.occurred_at, $10, $7, g.tenant_id, g.id, g.type, g.session_id, g.body
+    INSERT INTO events
+        (batch_id, occurred_at, accepted_at, day, tenant_id, id, type, session_id, body, ordering_key, position)
+    SELECT batch.id, g.occurred_at, $10, $7, g.tenant_id, g.id, g.type, g.session_id, g.body, g.ordering_key, g.place
     FROM given g CROSS JOIN batch
     WHERE g.tenant_known AND g.type_known
         AND NOT EXISTS (SELECT FROM events e WHERE e.tenant_id = g.tenant_id AND e.id = g.id AND e.day = $7 - 1)
@@ -81,22 +108,25 @@ const MIDNIGHT_WINDOW: TimeDelta = TimeDelta::minutes(5);
 
 impl Store {
     /// Stores events, once each, and opens a batch for them, in one transaction. `now` decides their partition.
+    ///
+    /// `in_order` says that what is accepted after them waits until [`Store::place_in_order`] was called for the batch.
     pub async fn hand_over(
         &self,
         events: &[&Event],
         now: DateTime<Utc>,
         lease: Lease,
+        in_order: bool,
     ) -> Result<HandedOver, StoreError> {
         let day = now.date_naive();
         let mut client = self.connection().await?;
         let rows = if is_near_midnight(now) {
             let transaction = client.transaction().await?;
             transaction.execute(&transaction.prepare_cached(MIDNIGHT_LOCK).await?, &[]).await?;
-            let rows = query_hand_over(&transaction, events, now, lease).await?;
+            let rows = query_hand_over(&transaction, events, now, lease, in_order).await?;
             transaction.commit().await?;
             rows
         } else {
-            query_hand_over(&client, events, now, lease).await?
+            query_hand_over(&client, events, now, lease, in_order).await?
         };
         let batch = rows.first().map(|row| row.get(0)).unwrap_or_default();
         // Where one id is given twice at once, the statement stores the first and names both stored.
@@ -123,6 +153,7 @@ async fn query_hand_over(
     events: &[&Event],
     now: DateTime<Utc>,
     lease: Lease,
+    in_order: bool,
 ) -> Result<Vec<Row>, tokio_postgres::Error> {
     let tenant_ids: Vec<Uuid> = events.iter().map(|event| event.tenant_id.0).collect();
     let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
@@ -130,6 +161,8 @@ async fn query_hand_over(
     let session_ids: Vec<Option<&str>> =
         events.iter().map(|event| event.session_id.as_ref().map(domain::SessionId::as_str)).collect();
     let occurred_at: Vec<DateTime<Utc>> = events.iter().map(|event| event.occurred_at).collect();
+    let ordering_keys: Vec<Option<&str>> =
+        events.iter().map(|event| event.ordering_key.as_ref().map(domain::OrderingKey::as_str)).collect();
     let bodies: Vec<&[u8]> = events.iter().map(|event| &event.body[..]).collect();
     client
         .query(
@@ -145,6 +178,8 @@ async fn query_hand_over(
                 &lease.holder,
                 &lease.until,
                 &now,
+                &ordering_keys,
+                &in_order,
             ],
         )
         .await
@@ -164,19 +199,22 @@ fn read_handed(row: &Row) -> Handed {
     }
 }
 
-/// Reads the columns `tenant_id, id, type, session_id, occurred_at, accepted_at, day, body`.
+/// Reads a row with the columns above.
 pub(crate) fn read_event(row: &Row) -> Result<StoredEvent, StoreError> {
     let parse = || {
         let session_id: Option<&str> = row.get("session_id");
+        let ordering_key: Option<&str> = row.get("ordering_key");
         Ok(Event {
             tenant_id: TenantId(row.get("tenant_id")),
             id: row.get::<_, &str>("id").parse()?,
             event_type: row.get::<_, &str>("type").parse()?,
             occurred_at: row.get("occurred_at"),
             session_id: session_id.map(str::parse).transpose()?,
+            ordering_key: ordering_key.map(str::parse).transpose()?,
             body: Bytes::from(row.get::<_, Vec<u8>>("body")),
         })
     };
     let event = parse().map_err(StoreError::unreadable("events"))?;
-    Ok(StoredEvent { event, accepted_at: row.get("accepted_at"), day: row.get("day") })
+    let place = (row.get("batch_id"), row.get("position"));
+    Ok(StoredEvent { event, accepted_at: row.get("accepted_at"), day: row.get("day"), place })
 }

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::{Store, StoreError};
 
-// A webhook that was deleted meanwhile has no health any more.
+// A webhook that was deleted meanwhile has no health any more. When a gate closes, what has waited begins to drain.
 const SAVE_HEALTH: &str = "-- save_health
 INSERT INTO webhook_health AS h (webhook_id, failing_since, open_until, consecutive_failures, times_opened, updated_at)
 SELECT g.*, $6 FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::integer[], $5::integer[])
@@ -13,18 +13,19 @@ SELECT g.*, $6 FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4:
 WHERE EXISTS (SELECT FROM webhooks w WHERE w.id = g.webhook_id)
 ON CONFLICT (webhook_id) DO UPDATE SET failing_since = excluded.failing_since, open_until = excluded.open_until,
     consecutive_failures = excluded.consecutive_failures, times_opened = excluded.times_opened,
+    is_draining = h.is_draining OR (h.open_until IS NOT NULL AND excluded.open_until IS NULL),
     updated_at = excluded.updated_at";
 
 const HEALTH_SINCE: &str = "-- health_since
-SELECT webhook_id, failing_since, open_until, consecutive_failures, times_opened
+SELECT webhook_id, failing_since, open_until, consecutive_failures, times_opened, is_draining
 FROM webhook_health WHERE updated_at >= $1";
 
 const HEALTH_OF: &str = "-- health_of
-SELECT webhook_id, failing_since, open_until, consecutive_failures, times_opened
+SELECT webhook_id, failing_since, open_until, consecutive_failures, times_opened, is_draining
 FROM webhook_health WHERE webhook_id = ANY($1)";
 
 const FORGET_HEALTHY: &str = "-- forget_healthy
-DELETE FROM webhook_health WHERE failing_since IS NULL AND updated_at < $1";
+DELETE FROM webhook_health WHERE failing_since IS NULL AND open_until IS NULL AND NOT is_draining AND updated_at < $1 AND next_at < $1";
 
 impl Store {
     /// Tells the others how webhooks are doing.
@@ -75,6 +76,7 @@ fn read_health(row: &Row) -> (WebhookId, Health) {
         failing_since: row.get("failing_since"),
         open_until: row.get("open_until"),
         times_opened: count("times_opened"),
+        is_draining: row.get("is_draining"),
     };
     (WebhookId(row.get("webhook_id")), health)
 }

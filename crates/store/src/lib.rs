@@ -1,7 +1,7 @@
 //! Postrider's tables, and every query on them. No other crate knows SQL.
 //!
-//! One file for each table, with the queries beside the code that reads their rows. Times are always passed in: a query
-//! never asks the database what time it is.
+//! One file for each table, with the queries beside the code that reads their rows. Times are always passed in: a query never
+//! asks the database what time it is, but for the one by which dispatchers set their clocks.
 
 mod attempts;
 mod audit;
@@ -11,7 +11,9 @@ mod error;
 mod event_types;
 mod events;
 mod health;
+mod impatient;
 mod lease;
+mod metered;
 mod migrations;
 mod partitions;
 mod pool;
@@ -24,11 +26,12 @@ mod webhooks;
 pub use attempts::{Attempt, AttemptCursor};
 pub use audit::{AuditFinding, AuditProblem, AuditReport};
 pub use batches::TakenOver;
-pub use deliveries::{ClaimedDelivery, DeliveryKey};
+pub use deliveries::{ClaimedDelivery, ClaimedDue, DeliveryKey, WaitingWebhook};
 pub use error::StoreError;
 pub use event_types::EventTypeRow;
-pub use events::{Handed, HandedOver, StoredEvent};
+pub use events::{Handed, HandedOver, StoredEvent, sequence};
 pub use lease::{BatchId, Lease};
+pub use metered::OrderedDelivery;
 pub use migrations::{Migration, MigrationError, SCHEMA_VERSION};
 pub use partitions::PartitionReport;
 pub use pool::Store;

@@ -17,7 +17,7 @@ pub struct Migration {
 }
 
 /// Every migration, oldest first. The files are part of the binary.
-const MIGRATIONS: [Migration; 3] = [
+const MIGRATIONS: [Migration; 4] = [
     Migration {
         version: 1,
         name: "0001_foundation",
@@ -28,6 +28,7 @@ const MIGRATIONS: [Migration; 3] = [
         name: "0002_webhook_health",
         sql: include_str!("../../../migrations/0002_webhook_health.sql"),
     },
+    Migration { version: 3, name: "0003_gates", sql: include_str!("../../../migrations/0003_gates.sql") },
     Migration {
         version: 4,
         name: "0004_sealed_secrets",
@@ -69,13 +70,11 @@ impl Store {
     /// Applies what is missing, each migration in a transaction of its own, and calls `applied` after each. Several
     /// processes may do so at once: an advisory lock lets one through at a time.
     pub async fn migrate(&self, mut applied: impl FnMut(&Migration)) -> Result<usize, MigrationError> {
-        let mut client = self.connection().await?;
+        let mut client = self.patient_connection().await?;
         client.batch_execute("SET statement_timeout = 0").await.map_err(StoreError::from)?;
         client.execute("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await.map_err(StoreError::from)?;
-        let result = apply_missing(&mut client, &mut applied).await;
-        // Ends the session, and with it the lock and the setting, also where a query failed.
-        drop(deadpool_postgres::Object::take(client));
-        result
+        // The session ends with the client, and with it the lock and the setting.
+        apply_missing(&mut client, &mut applied).await
     }
 
     /// Like [`Store::check_schema`], but waits while the database cannot be reached: that is no reason to fail.

@@ -1,16 +1,21 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
 use domain::Invalid;
-use tokio_postgres::NoTls;
+use tokio_postgres::config::{Host, SslMode, SslNegotiation};
+use tokio_postgres::{Client, Config, NoTls};
 
+use crate::impatient::Impatience;
 use crate::{Keyring, StoreError};
 
 /// How long to wait for a free connection, and for a new one.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// No statement of Postrider's takes nearly as long; one that does has met a fault and must not hang.
 const STATEMENT_TIMEOUT_MS: u32 = 20_000;
+/// A server that says nothing for longer than any statement takes does not answer any more.
+const PATIENCE: Duration = Duration::from_secs(25);
 /// A peer that vanished without a word is noticed after about this long.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -18,13 +23,14 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Store {
     pool: Pool,
+    config: Config,
     pub(crate) keys: Keyring,
 }
 
 impl Store {
     /// Prepares a pool of at most `connections`. Connects to nothing yet, so it succeeds while the database is down.
     pub fn new(url: &str, connections: usize) -> Result<Self, Invalid> {
-        let mut config = tokio_postgres::Config::from_str(url)
+        let mut config = Config::from_str(url)
             .map_err(|error| Invalid::new(format!("the database URL cannot be read: {error}")))?;
         if config.get_application_name().is_none() {
             config.application_name("postrider");
@@ -37,8 +43,21 @@ impl Store {
             .keepalives_idle(TCP_USER_TIMEOUT)
             .keepalives_retries(2)
             .keepalives_interval(Duration::from_secs(3));
-        let manager =
-            Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        if config.get_ssl_mode() == SslMode::Require {
+            return Err(Invalid::new(
+                "the database URL asks for TLS (sslmode=require), which is not there yet",
+            ));
+        }
+        config.ssl_mode(SslMode::Disable);
+        let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let is_local = config.get_hosts().iter().any(|host| matches!(host, Host::Unix(_)));
+        let manager = if is_local {
+            Manager::from_config(config.clone(), NoTls, manager_config)
+        } else {
+            let mut config = config.clone();
+            config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
+            Manager::from_config(config, Impatience(PATIENCE), manager_config)
+        };
         let pool = Pool::builder(manager)
             .max_size(connections)
             .runtime(Runtime::Tokio1)
@@ -49,7 +68,7 @@ impl Store {
             })
             .build()
             .map_err(|error| Invalid::new(format!("the database pool cannot be made: {error}")))?;
-        Ok(Self { pool, keys: Keyring::default() })
+        Ok(Self { pool, config, keys: Keyring::default() })
     }
 
     /// The same store, with the keys of the secrets in it. Without them none can be read or written.
@@ -62,6 +81,20 @@ impl Store {
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.connection().await?.simple_query("-- ping\nSELECT 1").await?;
         Ok(())
+    }
+
+    /// What time it is for the database, which all processes share.
+    pub async fn time(&self) -> Result<DateTime<Utc>, StoreError> {
+        let client = self.connection().await?;
+        let statement = client.prepare_cached("-- time\nSELECT clock_timestamp()").await?;
+        Ok(client.query_one(&statement, &[]).await?.get(0))
+    }
+
+    /// A connection of its own that waits for as long as a statement takes.
+    pub(crate) async fn patient_connection(&self) -> Result<Client, StoreError> {
+        let (client, connection) = self.config.connect(NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
     }
 
     pub(crate) async fn connection(&self) -> Result<Object, StoreError> {

@@ -90,7 +90,9 @@ WITH attempts AS (
         WHERE x.webhook_id = g.webhook_id AND x.event_id = g.event_id AND x.event_day = g.event_day)
     ON CONFLICT (webhook_id, event_id, event_day)
     DO UPDATE SET attempts = excluded.attempts, due_at = excluded.due_at, leased_by = excluded.leased_by
-        WHERE d.attempts <= excluded.attempts
+        -- One without an attempt of its own has nothing to say of a delivery that somebody else holds by now.
+        WHERE d.attempts < excluded.attempts
+            OR (d.attempts = excluded.attempts AND (d.leased_by IS NULL OR d.leased_by = $25))
 ), finished AS (
     DELETE FROM deliveries d USING unnest($20::uuid[], $21::text[], $22::date[]) AS g (webhook_id, event_id, event_day)
     WHERE d.webhook_id = g.webhook_id AND d.event_id = g.event_id AND d.event_day = g.event_day
@@ -98,8 +100,8 @@ WITH attempts AS (
 DELETE FROM open_batches WHERE id = ANY($23)";
 
 impl Store {
-    /// Writes a batch of results down, all or nothing.
-    pub async fn record(&self, batch: &Batch) -> Result<(), StoreError> {
+    /// Writes a batch of results of `holder`'s down, all or nothing.
+    pub async fn record(&self, batch: &Batch, holder: Uuid) -> Result<(), StoreError> {
         let attempts = &batch.attempts;
         let parked = &batch.parked;
         let finished = &batch.finished;
@@ -133,6 +135,7 @@ impl Store {
                     &column(finished, |key| key.event_day),
                     &batch.settled,
                     &column(parked, |p| p.is_new),
+                    &holder,
                 ],
             )
             .await?;

@@ -1,17 +1,26 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use domain::{
-    DisabledReason, EventPattern, Invalid, SecretBytes, SecretUnreadable, SessionId, TenantId, Webhook,
-    WebhookId, WebhookUrl,
+    DisabledReason, EventPattern, GateChange, GateSettings, Invalid, SecretBytes, SecretUnreadable,
+    SessionId, TenantId, Webhook, WebhookId, WebhookUrl,
 };
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 use tracing::error;
 use uuid::Uuid;
 
 use crate::sealing::Place;
 use crate::{Keyring, Store, StoreError};
+
+/// What [`parse_webhook`] reads.
+macro_rules! webhook_columns {
+    () => {
+        "id, tenant_id, url, events, session_ids, secret, secret_key_id, is_active, disabled_reason, disabled_at, \
+         rate_limit, concurrency, drain_rate, is_ordered, paused_at, created_at, updated_at"
+    };
+}
 
 /// What a tenant says of a new webhook.
 #[derive(Debug, Clone)]
@@ -26,6 +35,8 @@ pub struct NewWebhook {
     pub secret: SecretBytes,
     /// Whether it is on from the start.
     pub is_active: bool,
+    /// How it is delivered to.
+    pub gate: GateSettings,
 }
 
 /// What a tenant changes of a webhook; `None` leaves a field as it is.
@@ -41,6 +52,8 @@ pub struct WebhookChange {
     pub secret: Option<SecretBytes>,
     /// Whether it is on.
     pub is_active: Option<bool>,
+    /// How it is delivered to.
+    pub gate: GateChange,
 }
 
 /// Why a webhook was not created or changed.
@@ -83,41 +96,88 @@ SELECT count(*) FROM webhooks WHERE tenant_id = $1";
 const BUMP_VERSION: &str = "-- bump_webhooks_version
 UPDATE tenants SET webhooks_version = webhooks_version + 1 WHERE id = $1";
 
-const INSERT_WEBHOOK: &str = "-- insert_webhook
-INSERT INTO webhooks (id, tenant_id, url, events, session_ids, secret, is_active, duplicate_key, created_at, updated_at, secret_key_id)
-VALUES ($1, $2, $3, $4, $5, $6, $7, md5($8), $9, $9, $10)
-RETURNING id, tenant_id, url, events, session_ids, secret, secret_key_id, is_active, disabled_reason, disabled_at, created_at, updated_at";
+const INSERT_WEBHOOK: &str = concat!(
+    "-- insert_webhook
+INSERT INTO webhooks (id, tenant_id, url, events, session_ids, secret, is_active, duplicate_key, created_at, updated_at,
+    rate_limit, concurrency, drain_rate, is_ordered, secret_key_id)
+VALUES ($1, $2, $3, $4, $5, $6, $7, md5($8), $9, $9, $10, $11, $12, $13, $14)
+RETURNING ",
+    webhook_columns!()
+);
 
-const GET_WEBHOOK: &str = "-- get_webhook
-SELECT id, tenant_id, url, events, session_ids, secret, secret_key_id, is_active, disabled_reason, disabled_at, created_at, updated_at
-FROM webhooks WHERE tenant_id = $1 AND id = $2";
+const GET_WEBHOOK: &str = concat!(
+    "-- get_webhook
+SELECT ",
+    webhook_columns!(),
+    "
+FROM webhooks WHERE tenant_id = $1 AND id = $2"
+);
 
-const GET_WEBHOOK_FOR_UPDATE: &str = "-- get_webhook_for_update
-SELECT id, tenant_id, url, events, session_ids, secret, secret_key_id, is_active, disabled_reason, disabled_at, created_at, updated_at
-FROM webhooks WHERE tenant_id = $1 AND id = $2 FOR UPDATE";
+const GET_WEBHOOK_FOR_UPDATE: &str = concat!(
+    "-- get_webhook_for_update
+SELECT ",
+    webhook_columns!(),
+    "
+FROM webhooks WHERE tenant_id = $1 AND id = $2 FOR UPDATE"
+);
 
-const LIST_WEBHOOKS: &str = "-- list_webhooks
-SELECT id, tenant_id, url, events, session_ids, secret, secret_key_id, is_active, disabled_reason, disabled_at, created_at, updated_at
-FROM webhooks WHERE tenant_id = $1 ORDER BY created_at, id";
+const LIST_WEBHOOKS: &str = concat!(
+    "-- list_webhooks
+SELECT ",
+    webhook_columns!(),
+    "
+FROM webhooks WHERE tenant_id = $1 ORDER BY created_at, id"
+);
 
-const WEBHOOKS_OF_TENANTS: &str = "-- webhooks_of_tenants
-SELECT id, tenant_id, url, events, session_ids, secret, secret_key_id, is_active, disabled_reason, disabled_at, created_at, updated_at
-FROM webhooks WHERE tenant_id = ANY($1)";
+const WEBHOOKS_OF_TENANTS: &str = concat!(
+    "-- webhooks_of_tenants
+SELECT ",
+    webhook_columns!(),
+    "
+FROM webhooks WHERE tenant_id = ANY($1)"
+);
 
-const UPDATE_WEBHOOK: &str = "-- update_webhook
+const UPDATE_WEBHOOK: &str = concat!(
+    "-- update_webhook
 UPDATE webhooks SET url = $3, events = $4, session_ids = $5, is_active = $7,
-    secret = COALESCE($6, secret), secret_key_id = CASE WHEN $6 IS NULL THEN secret_key_id ELSE $10 END,
+    secret = COALESCE($6, secret), secret_key_id = CASE WHEN $6 IS NULL THEN secret_key_id ELSE $14 END,
     disabled_reason = CASE WHEN $7 THEN NULL ELSE disabled_reason END,
     disabled_at = CASE WHEN $7 THEN NULL ELSE disabled_at END,
-    duplicate_key = md5($8), updated_at = $9
+    duplicate_key = md5($8), updated_at = $9, rate_limit = $10, concurrency = $11, drain_rate = $12, is_ordered = $13
 WHERE tenant_id = $1 AND id = $2
-RETURNING id, tenant_id, url, events, session_ids, secret, secret_key_id, is_active, disabled_reason, disabled_at, created_at, updated_at";
+RETURNING ",
+    webhook_columns!()
+);
 
 // Its receiver gets a fresh start, and the dispatchers learn of it.
 const RESET_HEALTH: &str = "-- reset_health
 UPDATE webhook_health
-SET failing_since = NULL, open_until = NULL, consecutive_failures = 0, times_opened = 0, updated_at = $2
+SET failing_since = NULL, open_until = NULL, consecutive_failures = 0, times_opened = 0, is_draining = false,
+    updated_at = $2
 WHERE webhook_id = $1";
+
+// Neither changes what the webhook wants, so `updated_at` stays.
+const PAUSE_WEBHOOK: &str = concat!(
+    "-- pause_webhook
+UPDATE webhooks SET paused_at = coalesce(paused_at, $3) WHERE tenant_id = $1 AND id = $2
+RETURNING ",
+    webhook_columns!()
+);
+
+const RESUME_WEBHOOK: &str = concat!(
+    "-- resume_webhook
+UPDATE webhooks SET paused_at = NULL, drain_rate = coalesce($3, drain_rate) WHERE tenant_id = $1 AND id = $2
+RETURNING ",
+    webhook_columns!()
+);
+
+const START_DRAINING: &str = "-- start_draining
+INSERT INTO webhook_health AS h (webhook_id, updated_at, consecutive_failures, times_opened, is_draining)
+SELECT id, $3, 0, 0, true FROM webhooks WHERE tenant_id = $1 AND id = $2 AND paused_at IS NOT NULL
+ON CONFLICT (webhook_id) DO UPDATE SET is_draining = true, updated_at = excluded.updated_at";
+
+const TENANTS_WITH_ORDER: &str = "-- tenants_with_order
+SELECT DISTINCT tenant_id FROM webhooks WHERE is_ordered";
 
 const DISABLE_WEBHOOK: &str = "-- disable_webhook
 UPDATE webhooks SET is_active = false, disabled_reason = $3, disabled_at = $4, updated_at = $4
@@ -175,6 +235,10 @@ impl Store {
                     &new.is_active,
                     &duplicate_key(&new.url, &new.events),
                     &now,
+                    &integer(new.gate.rate_limit),
+                    &integer(new.gate.concurrency),
+                    &integer(new.gate.drain_rate),
+                    &new.gate.is_ordered,
                     &secret.key_id,
                 ],
             )
@@ -238,6 +302,7 @@ impl Store {
         let events = change.events.as_ref().unwrap_or(&before.events);
         let session_ids = change.session_ids.as_ref().unwrap_or(&before.session_ids);
         let is_active = change.is_active.unwrap_or(before.is_active);
+        let gate = change.gate.apply(before.gate);
         // A secret that is not changed stays as it is stored, whether or not it can be opened here.
         let place = Place { tenant, webhook: id };
         let secret = change.secret.as_ref().map(|secret| self.keys.seal(secret, place)).transpose();
@@ -256,6 +321,10 @@ impl Store {
                     &is_active,
                     &duplicate_key(url, events),
                     &now,
+                    &integer(gate.rate_limit),
+                    &integer(gate.concurrency),
+                    &integer(gate.drain_rate),
+                    &gate.is_ordered,
                     &secret.as_ref().map(|secret| &secret.key_id),
                 ],
             )
@@ -268,6 +337,56 @@ impl Store {
         }
         transaction.commit().await?;
         Ok(Some(self.read_webhook(&row)?))
+    }
+
+    /// Holds a webhook's deliveries back; they wait. `None` when the tenant has no such webhook.
+    pub async fn pause_webhook(
+        &self,
+        tenant: TenantId,
+        id: WebhookId,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Webhook>, StoreError> {
+        let mut client = self.connection().await?;
+        let transaction = client.transaction().await?;
+        let statement = transaction.prepare_cached(PAUSE_WEBHOOK).await?;
+        let Some(row) = transaction.query_opt(&statement, &[&tenant.0, &id.0, &now]).await? else {
+            return Ok(None);
+        };
+        transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
+        transaction.commit().await?;
+        Ok(Some(self.read_webhook(&row)?))
+    }
+
+    /// Lets a webhook's deliveries go on; what has waited leaves at the drain rate, which can be set anew. `None` when the
+    /// tenant has no such webhook.
+    pub async fn resume_webhook(
+        &self,
+        tenant: TenantId,
+        id: WebhookId,
+        drain_rate: Option<u32>,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Webhook>, StoreError> {
+        let mut client = self.connection().await?;
+        let transaction = client.transaction().await?;
+        let lock = transaction.prepare_cached(GET_WEBHOOK_FOR_UPDATE).await?;
+        transaction.query_opt(&lock, &[&tenant.0, &id.0]).await?;
+        let statement = transaction.prepare_cached(START_DRAINING).await?;
+        transaction.execute(&statement, &[&tenant.0, &id.0, &now]).await?;
+        let statement = transaction.prepare_cached(RESUME_WEBHOOK).await?;
+        let parameters: [&(dyn ToSql + Sync); 3] = [&tenant.0, &id.0, &integer(drain_rate)];
+        let Some(row) = transaction.query_opt(&statement, &parameters).await? else {
+            return Ok(None);
+        };
+        transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
+        transaction.commit().await?;
+        Ok(Some(self.read_webhook(&row)?))
+    }
+
+    /// The tenants that have a webhook which wants order.
+    pub async fn tenants_with_order(&self) -> Result<HashSet<TenantId>, StoreError> {
+        let client = self.connection().await?;
+        let rows = client.query(&client.prepare_cached(TENANTS_WITH_ORDER).await?, &[]).await?;
+        Ok(rows.iter().map(|row| TenantId(row.get(0))).collect())
     }
 
     /// Switches a webhook off on Postrider's own account, and cancels what waits for it. Says whether it was on.
@@ -333,6 +452,14 @@ fn duplicate_key(url: &WebhookUrl, events: &[EventPattern]) -> String {
     format!("{} {}", url.url(), events.join(" "))
 }
 
+fn integer(value: Option<u32>) -> Option<i32> {
+    value.map(|value| i32::try_from(value).unwrap_or(i32::MAX))
+}
+
+fn count(row: &Row, column: &str) -> Option<u32> {
+    row.get::<_, Option<i32>>(column).and_then(|value| u32::try_from(value).ok())
+}
+
 fn texts<T: ToString>(values: &[T]) -> Vec<String> {
     values.iter().map(ToString::to_string).collect()
 }
@@ -363,6 +490,13 @@ fn parse_webhook(row: &Row, keys: &Keyring) -> Result<Webhook, Invalid> {
         secret: open_secret(row, keys, place),
         is_active: row.get("is_active"),
         disabled: reason.map(str::parse).transpose()?.zip(disabled_at),
+        gate: GateSettings {
+            rate_limit: count(row, "rate_limit"),
+            concurrency: count(row, "concurrency"),
+            drain_rate: count(row, "drain_rate"),
+            is_ordered: row.get("is_ordered"),
+        },
+        paused_at: row.get("paused_at"),
         created_at: row.get("created_at"),
         updated_at: row.get("updated_at"),
     })

@@ -1,4 +1,4 @@
-use broker::{BrokerConfig, Topology};
+use broker::{BrokerConfig, Intake, Topology};
 use lapin::options::{BasicAckOptions, BasicGetOptions, ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
@@ -60,7 +60,7 @@ impl TestBroker {
         eventually("the exchange for events", async || {
             let (_connection, channel) = self.channel().await;
             let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
-            let exchange = self.topology.events_exchange().into();
+            let exchange = self.topology.events_exchange(Intake::InOrder).into();
             channel.exchange_declare(exchange, ExchangeKind::Topic, options, FieldTable::default()).await.ok()
         })
         .await;
@@ -91,7 +91,7 @@ impl TestBroker {
     pub async fn ready_messages(&self) -> u32 {
         let (_connection, channel) = self.channel().await;
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let queue = self.topology.dispatch_queue().into();
+        let queue = self.topology.dispatch_queue(Intake::Shared).into();
         channel.queue_declare(queue, options, FieldTable::default()).await.unwrap().message_count()
     }
 }

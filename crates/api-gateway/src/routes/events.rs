@@ -2,7 +2,9 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use bytes::Bytes;
 use chrono::Utc;
-use domain::{Event, EventId, EventType, Scope, SessionId, TenantId, check_data, parse_occurred_at};
+use domain::{
+    Event, EventId, EventType, OrderingKey, Scope, SessionId, TenantId, check_data, parse_occurred_at,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -34,6 +36,9 @@ pub(crate) struct PublishEvent {
     occurred_at: Option<String>,
     /// The session it came from, for webhooks that want certain sessions only.
     session_id: Option<String>,
+    /// Events that share it reach webhooks with `ordered` one after another, in the order of their 202s. At most 128 bytes;
+    /// the session when absent.
+    ordering_key: Option<String>,
 }
 
 /// An accepted event.
@@ -71,7 +76,7 @@ pub(crate) async fn publish(
     let tenant = caller.may(Scope::EventsPublish)?;
     let (event, data) = parse_event(request, tenant, &state).await?;
     state.tenants.admit_publisher(tenant).await?;
-    state.publisher.publish(broker::encode_event(&event, &data)).await?;
+    state.intakes.publish(&event, &data).await?;
     Ok(success(StatusCode::ACCEPTED, AcceptedEvent { id: event.id.to_string() }))
 }
 
@@ -93,13 +98,15 @@ async fn parse_event(
         .keep("occurredAt", request.occurred_at.as_deref().map_or_else(|| Ok(Utc::now()), parse_occurred_at));
     let session = request.session_id.map(|session| session.parse::<SessionId>()).transpose();
     let session_id = errors.keep("sessionId", session);
-    match (event_type, data, id, occurred_at, session_id) {
-        (Some(event_type), Some(data), Some(id), Some(occurred_at), Some(session_id))
+    let key = request.ordering_key.map(|key| key.parse::<OrderingKey>()).transpose();
+    let ordering_key = errors.keep("orderingKey", key);
+    match (event_type, data, id, occurred_at, session_id, ordering_key) {
+        (Some(event_type), Some(data), Some(id), Some(occurred_at), Some(session_id), Some(ordering_key))
             if errors.is_empty() =>
         {
             // The dispatcher renders the body.
             let body = Bytes::new();
-            Ok((Event { tenant_id, id, event_type, occurred_at, session_id, body }, data))
+            Ok((Event { tenant_id, id, event_type, occurred_at, session_id, ordering_key, body }, data))
         }
         _ => Err(errors.into_error()),
     }

@@ -33,6 +33,16 @@ pub(crate) fn all(app: &mut ServiceConfig) {
             .default_service(web::to(async || not_allowed("GET, HEAD, PATCH, DELETE"))),
     )
     .service(
+        web::resource("/api/webhooks/{id}/pause")
+            .route(web::post().to(webhooks::pause))
+            .default_service(web::to(async || not_allowed("POST"))),
+    )
+    .service(
+        web::resource("/api/webhooks/{id}/resume")
+            .route(web::post().to(webhooks::resume))
+            .default_service(web::to(async || not_allowed("POST"))),
+    )
+    .service(
         web::resource("/api/webhooks/{id}/history")
             .route(web::get().to(history::list))
             .route(web::head().to(history::list))

@@ -4,8 +4,9 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, SecondsFormat, Utc};
 use domain::{
-    EventPattern, Gate, Health, Invalid, MAX_EVENTS_PER_WEBHOOK, MAX_SESSIONS_PER_WEBHOOK, Scope,
-    SecretBytes, SessionId, Webhook, WebhookId, WebhookUrl,
+    EventPattern, Gate, GateChange, GateSettings, Health, Invalid, MAX_EVENTS_PER_WEBHOOK,
+    MAX_SESSIONS_PER_WEBHOOK, Scope, SecretBytes, SessionId, Webhook, WebhookId, WebhookUrl,
+    check_concurrency, check_rate,
 };
 use serde::{Deserialize, Serialize};
 use signing::Secret;
@@ -13,7 +14,7 @@ use store::{EventTypeRow, NewWebhook, WebhookChange};
 use utoipa::ToSchema;
 
 use crate::auth::Authenticated;
-use crate::body::{FieldErrors, JsonBody, present};
+use crate::body::{FieldErrors, JsonBody, OptionalJsonBody, present};
 use crate::catalogue::Catalogue;
 use crate::envelope::{Failure, Success, success};
 use crate::error::ApiError;
@@ -37,6 +38,18 @@ pub(crate) struct WebhookView {
     is_active: bool,
     /// Wanted sessions; null wants all.
     session_ids: Option<Vec<String>>,
+    /// Most deliveries a second, of all dispatchers together; null: no limit.
+    rate_limit: Option<u32>,
+    /// Most requests under way at a time, of all dispatchers together; null: each dispatcher's default.
+    concurrency: Option<u32>,
+    /// Deliveries a second of a backlog, after a pause or an outage; null: the installation's default.
+    drain_rate: Option<u32>,
+    /// Whether events of one ordering key (their `orderingKey`, else their `sessionId`) arrive one after another, in the order
+    /// in which they were accepted. One that fails holds up its key until it succeeds or has finally failed.
+    ordered: bool,
+    /// Since when deliveries are held back; null when they are not.
+    #[schema(format = DateTime)]
+    paused_at: Option<String>,
     /// How the receiver is doing.
     health: HealthView,
     /// Why Postrider switched the webhook off: `gone` when the receiver answered 410, `failing` when every attempt failed
@@ -63,6 +76,8 @@ pub(crate) struct HealthView {
     /// Until when deliveries wait without being attempted.
     #[schema(format = DateTime)]
     open_until: Option<String>,
+    /// Whether a backlog is leaving at the drain rate, after a pause or an outage.
+    draining: bool,
 }
 
 /// The state of a webhook's circuit breaker.
@@ -118,6 +133,20 @@ pub(crate) struct CreateWebhook {
     session_ids: Option<Vec<String>>,
     /// Whether events are delivered from the start; true when absent.
     is_active: Option<bool>,
+    /// Most deliveries a second, of all dispatchers together: 1 to 10,000; no limit when absent or null.
+    #[schema(minimum = 1, maximum = 10_000)]
+    rate_limit: Option<i64>,
+    /// Most requests under way at a time, of all dispatchers together: 1 to 1,000; each dispatcher's default when absent or
+    /// null.
+    #[schema(minimum = 1, maximum = 1_000)]
+    concurrency: Option<i64>,
+    /// Deliveries a second of a backlog, after a pause or an outage: 1 to 10,000; the installation's default when absent or
+    /// null.
+    #[schema(minimum = 1, maximum = 10_000)]
+    drain_rate: Option<i64>,
+    /// Whether events of one ordering key (their `orderingKey`, else their `sessionId`) arrive one after another, in the order
+    /// in which they were accepted; false when absent.
+    ordered: Option<bool>,
 }
 
 /// What to change of a webhook. A field that is absent stays as it is.
@@ -141,6 +170,31 @@ pub(crate) struct ChangeWebhook {
     /// False cancels what waits to be delivered; true also ends a switch-off by Postrider.
     #[serde(default, deserialize_with = "present")]
     is_active: Option<bool>,
+    /// Null: no limit.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<i64>, minimum = 1, maximum = 10_000)]
+    rate_limit: Option<Option<i64>>,
+    /// Null: each dispatcher's default.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<i64>, minimum = 1, maximum = 1_000)]
+    concurrency: Option<Option<i64>>,
+    /// Null: the installation's default.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<i64>, minimum = 1, maximum = 10_000)]
+    drain_rate: Option<Option<i64>>,
+    /// True keeps the order of events accepted from about two seconds later.
+    #[serde(default, deserialize_with = "present")]
+    ordered: Option<bool>,
+}
+
+/// How to go on after a pause.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schema(example = json!({"drainRate": 50}))]
+pub(crate) struct ResumeWebhook {
+    /// Deliveries a second of what has waited: 1 to 10,000. Becomes the webhook's drain rate; as set before when absent.
+    #[schema(minimum = 1, maximum = 10_000)]
+    drain_rate: Option<i64>,
 }
 
 /// List webhooks
@@ -197,7 +251,15 @@ pub(crate) async fn create(
     let secret = request.secret.map_or_else(|| Ok(Secret::generate()), |secret| secret.parse::<Secret>());
     let secret = errors.keep("secret", secret);
     let sessions = errors.keep("sessionIds", request.session_ids.as_deref().map(parse_sessions).transpose());
-    let (Some(url), Some(events), Some(secret), Some(session_ids)) = (url, events, secret, sessions) else {
+    let gate = GateSettings {
+        rate_limit: parse_rate(&mut errors, "rateLimit", request.rate_limit),
+        concurrency: parse_concurrency(&mut errors, request.concurrency),
+        drain_rate: parse_rate(&mut errors, "drainRate", request.drain_rate),
+        is_ordered: request.ordered.unwrap_or(false),
+    };
+    let (Some(url), Some(events), Some(secret), Some(session_ids), true) =
+        (url, events, secret, sessions, errors.is_empty())
+    else {
         return Err(errors.into_error());
     };
     state.tenants.admit(tenant).await?;
@@ -207,6 +269,7 @@ pub(crate) async fn create(
         session_ids,
         secret: SecretBytes::new(secret.expose_bytes()),
         is_active: request.is_active.unwrap_or(true),
+        gate,
     };
     let webhook = state.store.create_webhook(tenant, &new, Utc::now()).await?;
     let webhook = WebhookView::new(&webhook, &Health::default());
@@ -307,6 +370,70 @@ pub(crate) async fn delete(
     Ok(success(StatusCode::OK, DeletedWebhook { id: id.to_string(), deleted: true }))
 }
 
+/// Pause webhook
+///
+/// Holds the webhook's deliveries back. Events go on being accepted for it, and wait until it is resumed; requests under way
+/// end. Does nothing to one that is paused. Scope `webhooks:write`.
+#[utoipa::path(
+    post,
+    path = "/api/webhooks/{id}/pause",
+    tag = "Webhooks",
+    security(("bearer" = [])),
+    params(("id" = String, Path, format = Uuid, description = "Webhook UUID")),
+    responses(
+        (status = 200, description = "The webhook, paused", body = Success<WebhookView>),
+        (status = 401, description = "`UNAUTHORIZED`", body = Failure),
+        (status = 403, description = "`FORBIDDEN`", body = Failure),
+        (status = 404, description = "`NOT_FOUND`", body = Failure),
+    ),
+)]
+pub(crate) async fn pause(
+    caller: Authenticated,
+    state: web::Data<State>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let tenant = caller.may(Scope::WebhooksWrite)?;
+    let paused = state.store.pause_webhook(tenant, parse_id(&id)?, Utc::now()).await?;
+    let webhook = paused.ok_or_else(ApiError::webhook_not_found)?;
+    Ok(success(StatusCode::OK, view_with_health(&state, &webhook).await?))
+}
+
+/// Resume webhook
+///
+/// Lets a paused webhook's deliveries go on. What has waited leaves at the drain rate, the oldest first; new events do not
+/// wait for it, unless the webhook is `ordered` or has a `rateLimit`. Scope `webhooks:write`.
+#[utoipa::path(
+    post,
+    path = "/api/webhooks/{id}/resume",
+    tag = "Webhooks",
+    security(("bearer" = [])),
+    params(("id" = String, Path, format = Uuid, description = "Webhook UUID")),
+    request_body(content = Option<ResumeWebhook>, description = "May be absent"),
+    responses(
+        (status = 200, description = "The webhook, resumed", body = Success<WebhookView>),
+        (status = 400, description = "`VALIDATION_ERROR`", body = Failure),
+        (status = 401, description = "`UNAUTHORIZED`", body = Failure),
+        (status = 403, description = "`FORBIDDEN`", body = Failure),
+        (status = 404, description = "`NOT_FOUND`", body = Failure),
+    ),
+)]
+pub(crate) async fn resume(
+    caller: Authenticated,
+    state: web::Data<State>,
+    id: web::Path<String>,
+    OptionalJsonBody(request): OptionalJsonBody<ResumeWebhook>,
+) -> Result<HttpResponse, ApiError> {
+    let tenant = caller.may(Scope::WebhooksWrite)?;
+    let mut errors = FieldErrors::default();
+    let drain_rate = parse_rate(&mut errors, "drainRate", request.unwrap_or_default().drain_rate);
+    if !errors.is_empty() {
+        return Err(errors.into_error());
+    }
+    let resumed = state.store.resume_webhook(tenant, parse_id(&id)?, drain_rate, Utc::now()).await?;
+    let webhook = resumed.ok_or_else(ApiError::webhook_not_found)?;
+    Ok(success(StatusCode::OK, view_with_health(&state, &webhook).await?))
+}
+
 async fn view_with_health(state: &State, webhook: &Webhook) -> Result<WebhookView, ApiError> {
     let health = state.store.health_of(&[webhook.id]).await?.pop().map(|(_, health)| health);
     Ok(WebhookView::new(webhook, &health.unwrap_or_default()))
@@ -334,8 +461,22 @@ fn parse_change(
         session_ids: errors.keep("sessionIds", session_ids).flatten(),
         secret: errors.keep("secret", secret).flatten().map(|secret| SecretBytes::new(secret.expose_bytes())),
         is_active: request.is_active,
+        gate: GateChange {
+            rate_limit: request.rate_limit.map(|rate| parse_rate(&mut errors, "rateLimit", rate)),
+            concurrency: request.concurrency.map(|cap| parse_concurrency(&mut errors, cap)),
+            drain_rate: request.drain_rate.map(|rate| parse_rate(&mut errors, "drainRate", rate)),
+            is_ordered: request.ordered,
+        },
     };
     if errors.is_empty() { Ok(change) } else { Err(errors.into_error()) }
+}
+
+fn parse_rate(errors: &mut FieldErrors, field: &str, rate: Option<i64>) -> Option<u32> {
+    rate.and_then(|rate| errors.keep(field, check_rate(field, rate)))
+}
+
+fn parse_concurrency(errors: &mut FieldErrors, concurrency: Option<i64>) -> Option<u32> {
+    concurrency.and_then(|cap| errors.keep("concurrency", check_concurrency(cap)))
 }
 
 fn parse_events(events: &[String], types: &[EventTypeRow]) -> Result<Vec<EventPattern>, Invalid> {
@@ -379,6 +520,7 @@ impl WebhookView {
             status,
             failing_since: health.failing_since.map(timestamp),
             open_until: health.open_until.map(timestamp),
+            draining: health.is_draining,
         };
         Self {
             health,
@@ -390,6 +532,11 @@ impl WebhookView {
                 .session_ids
                 .as_ref()
                 .map(|sessions| sessions.iter().map(ToString::to_string).collect()),
+            rate_limit: webhook.gate.rate_limit,
+            concurrency: webhook.gate.concurrency,
+            drain_rate: webhook.gate.drain_rate,
+            ordered: webhook.gate.is_ordered,
+            paused_at: webhook.paused_at.map(timestamp),
             disabled_reason: webhook.disabled.map(|(reason, _)| reason.code()),
             disabled_at: webhook.disabled.map(|(_, at)| timestamp(at)),
             created_at: timestamp(webhook.created_at),

@@ -113,6 +113,8 @@ async fn each_route_wants_its_scope_and_admin_alone_opens_none() {
         (Method::POST, "/api/webhooks".to_owned(), Some(create), "webhooks:write"),
         (Method::GET, format!("/api/webhooks/{id}"), None, "webhooks:read"),
         (Method::PATCH, format!("/api/webhooks/{id}"), Some("{}"), "webhooks:write"),
+        (Method::POST, format!("/api/webhooks/{id}/pause"), None, "webhooks:write"),
+        (Method::POST, format!("/api/webhooks/{id}/resume"), None, "webhooks:write"),
         (Method::GET, format!("/api/webhooks/{id}/history"), None, "webhooks:read"),
         (Method::POST, "/api/events".to_owned(), Some(event), "events:publish"),
         (Method::DELETE, format!("/api/webhooks/{id}"), None, "webhooks:write"),

@@ -128,6 +128,14 @@ impl TestApi {
         created.id()
     }
 
+    /// Waits until the gateway has read which tenants want order; before, it keeps all that could need it in order.
+    pub(crate) async fn wait_until_order_is_known(&self) {
+        let asked = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND query LIKE '-- tenants_with_order%' AND state = 'idle'";
+        eventually("the tenants with order", async || (self.database.count(asked).await > 0).then_some(()))
+            .await;
+    }
+
     pub(crate) async fn wait_until_ready(&self) {
         eventually("readiness", async || {
             let answer = send(self.request(Method::GET, "/health/ready")).await;

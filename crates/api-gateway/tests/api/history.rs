@@ -31,7 +31,7 @@ fn attempt(api: &TestApi, webhook: &str, number: u32) -> AttemptRecord {
 
 async fn record(api: &TestApi, attempts: Vec<AttemptRecord>) {
     let batch = Batch { attempts, ..Batch::default() };
-    api.database.store.record(&batch).await.unwrap();
+    api.database.store.record(&batch, uuid::Uuid::nil()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

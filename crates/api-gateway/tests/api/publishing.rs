@@ -1,29 +1,38 @@
 use std::time::Duration;
 
-use lapin::options::{BasicAckOptions, BasicGetOptions};
+use broker::Intake;
+use futures_util::StreamExt as _;
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use serde_json::{Value, json};
-use test_support::eventually;
+use tokio::time::timeout;
 
 use crate::helpers::TestApi;
 
 /// The events in the next message of the dispatch queue.
 async fn next_message(api: &TestApi) -> Vec<Value> {
+    next_message_of(api, Intake::Shared).await
+}
+
+async fn next_message_of(api: &TestApi, intake: Intake) -> Vec<Value> {
     let (_connection, channel) = api.broker.channel().await;
-    let queue = api.broker.topology.dispatch_queue();
-    eventually("a message", async || {
-        let message = channel.basic_get(queue.clone().into(), BasicGetOptions::default()).await.unwrap()?;
-        assert_eq!(message.properties.delivery_mode(), &Some(2), "persistent");
-        assert_eq!(message.exchange.as_str(), api.broker.topology.ingest_exchange());
-        message.ack(BasicAckOptions::default()).await.unwrap();
-        Some(serde_json::from_slice(&message.data).unwrap())
-    })
-    .await
+    let queue = api.broker.topology.dispatch_queue(intake);
+    // Consumed, because a queue that keeps order gives nothing otherwise; one at a time, so that the next stays there.
+    channel.basic_qos(1, BasicQosOptions::default()).await.unwrap();
+    let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+    let mut messages = channel.basic_consume(queue.into(), "test".into(), options, arguments).await.unwrap();
+    let message = timeout(Duration::from_secs(10), messages.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(message.properties.delivery_mode(), &Some(2), "persistent");
+    assert_eq!(message.exchange.as_str(), api.broker.topology.ingest_exchange(intake));
+    channel.basic_cancel("test".into(), BasicCancelOptions::default()).await.unwrap();
+    message.ack(BasicAckOptions::default()).await.unwrap();
+    serde_json::from_slice(&message.data).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_202_means_that_the_event_is_in_the_queue_as_it_was_given() {
     let api = TestApi::start().await;
+    api.wait_until_order_is_known().await;
     let body = r#"{"type":"message.sent","data":{ "n": 1.0, "b":[1e2 ] },"id":"order 1","sessionId":"s1",
         "occurredAt":"2026-05-30T12:00:00.5+02:00"}"#;
     let answer = api.post("/api/events", body).await;
@@ -41,6 +50,27 @@ async fn a_202_means_that_the_event_is_in_the_queue_as_it_was_given() {
             "sessionId": "s1",
         })]
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_a_webhook_wants_in_order_take_the_way_that_keeps_it() {
+    let api = TestApi::start().await;
+    api.wait_until_order_is_known().await;
+    api.post("/api/webhooks", r#"{"url":"https://example.com/","events":["*"],"ordered":true}"#).await;
+    // The gateway learns of it within a second.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let event = |key: &str| format!(r#"{{"type":"message.sent","data":1{key}}}"#);
+    for key in [r#","orderingKey":"k1""#, r#","sessionId":"s1""#, ""] {
+        assert_eq!(api.post("/api/events", &event(key)).await.status, 202);
+    }
+    let first = next_message_of(&api, Intake::InOrder).await;
+    assert_eq!(first[0]["orderingKey"], json!("k1"));
+    assert_eq!(next_message_of(&api, Intake::InOrder).await[0]["sessionId"], json!("s1"));
+    let other = next_message(&api).await;
+    assert_eq!((other[0].get("orderingKey"), other[0].get("sessionId")), (None, None), "needs no order");
+    let bad = api.post("/api/events", &event(r#","orderingKey":"""#)).await;
+    assert_eq!((bad.status, bad.code()), (400, "VALIDATION_ERROR"));
+    assert!(bad.body["errors"]["orderingKey"].is_string());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,8 +115,8 @@ async fn an_unbound_queue_is_503_then_the_binding_is_restored() {
     let event = r#"{"type":"message.sent","data":1}"#;
     assert_eq!(api.post("/api/events", event).await.status, 202);
     let (_connection, channel) = api.broker.channel().await;
-    let queue = api.broker.topology.dispatch_queue();
-    let exchange = api.broker.topology.ingest_exchange();
+    let queue = api.broker.topology.dispatch_queue(Intake::Shared);
+    let exchange = api.broker.topology.ingest_exchange(Intake::Shared);
     channel.queue_unbind(queue.into(), exchange.into(), "event".into(), FieldTable::default()).await.unwrap();
     let answer = api.post("/api/events", event).await;
     assert_eq!((answer.status, answer.code()), (503, "SERVICE_UNAVAILABLE"));

@@ -1,7 +1,7 @@
 use reqwest::Method;
 use serde_json::json;
 
-use crate::helpers::{TestApi, token};
+use crate::helpers::{Answer, TestApi, token};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_is_shown_at_creation_in_the_whsec_form_and_made_up_when_absent() {
@@ -56,14 +56,14 @@ async fn a_webhook_shows_how_its_receiver_is_doing_and_switching_it_on_gives_it_
     let api = TestApi::start().await;
     let id = api.create_webhook("https://example.com/").await;
     let path = format!("/api/webhooks/{id}");
-    let healthy = json!({"status": "healthy", "failingSince": null, "openUntil": null});
+    let healthy = json!({"status": "healthy", "failingSince": null, "openUntil": null, "draining": false});
     assert_eq!(api.get(&path).await.body["data"]["health"], healthy);
     let now = chrono::Utc::now();
     let mut health = domain::Health::default();
     let webhook = id.parse().unwrap();
     for (failures, status) in [(1, "failing"), (19, "open")] {
         for _ in 0..failures {
-            health = health.after_failure(now);
+            health = health.after_failure(now, None);
         }
         api.database.store.save_health(&[(webhook, health.clone())], now).await.unwrap();
         assert_eq!(api.get(&path).await.body["data"]["health"]["status"], json!(status));
@@ -72,6 +72,49 @@ async fn a_webhook_shows_how_its_receiver_is_doing_and_switching_it_on_gives_it_
     assert!(api.get(&path).await.body["data"]["health"]["openUntil"].is_string());
     api.patch(&path, r#"{"isActive":false}"#).await;
     assert_eq!(api.patch(&path, r#"{"isActive":true}"#).await.body["data"]["health"], healthy);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_order_and_pauses_are_set_shown_and_taken_back() {
+    let api = TestApi::start().await;
+    let body = r#"{"url":"https://example.com/","events":["*"],"rateLimit":50,"concurrency":4,"drainRate":20,"ordered":true}"#;
+    let created = api.post("/api/webhooks", body).await;
+    assert_eq!(created.status, 201, "{created:?}");
+    let path = format!("/api/webhooks/{}", created.id());
+    let gate = |answer: &Answer| {
+        ["rateLimit", "concurrency", "drainRate", "ordered"].map(|field| answer.body["data"][field].clone())
+    };
+    assert_eq!(gate(&created), [json!(50), json!(4), json!(20), json!(true)]);
+    let changed = api.patch(&path, r#"{"rateLimit":null,"concurrency":1}"#).await;
+    assert_eq!(gate(&changed), [json!(null), json!(1), json!(20), json!(true)]);
+    assert_eq!(created.body["data"]["pausedAt"], json!(null));
+
+    let paused = api.post(&format!("{path}/pause"), "").await;
+    assert_eq!(paused.status, 200, "{paused:?}");
+    let since = paused.body["data"]["pausedAt"].clone();
+    assert!(since.is_string());
+    assert_eq!(
+        api.post(&format!("{path}/pause"), "").await.body["data"]["pausedAt"],
+        since,
+        "since the first"
+    );
+    assert_eq!(api.get(&path).await.body["data"]["pausedAt"], since);
+
+    let resumed = api.post(&format!("{path}/resume"), r#"{"drainRate":7}"#).await;
+    assert_eq!(resumed.status, 200, "{resumed:?}");
+    assert_eq!(resumed.body["data"]["pausedAt"], json!(null));
+    assert_eq!(resumed.body["data"]["drainRate"], json!(7));
+    assert_eq!(resumed.body["data"]["health"]["draining"], json!(true));
+    assert_eq!(api.post(&format!("{path}/resume"), "").await.status, 200, "the body may be absent");
+    for bad in [r#"{"drainRate":0}"#, r#"{"rate":1}"#, "7"] {
+        let answer = api.post(&format!("{path}/resume"), bad).await;
+        assert_eq!((answer.status, answer.code()), (400, "VALIDATION_ERROR"), "{bad}");
+    }
+    let stranger = token(domain::TenantId(uuid::Uuid::now_v7()), "webhooks:write");
+    for action in ["pause", "resume"] {
+        let path = format!("{path}/{action}");
+        assert_eq!(api.call_as(&stranger, Method::POST, &path, None).await.status, 404, "not theirs");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,6 +161,13 @@ async fn bad_fields_are_refused_each_with_its_reason() {
         ("sessionIds", "[]"),
         ("sessionIds", r#"[""]"#),
         ("isActive", r#""yes""#),
+        ("rateLimit", "0"),
+        ("rateLimit", "10001"),
+        ("rateLimit", "1.5"),
+        ("concurrency", "1001"),
+        ("concurrency", "-1"),
+        ("drainRate", "0"),
+        ("ordered", "1"),
     ] {
         let answer = api.post("/api/webhooks", &with(field, value)).await;
         assert_eq!((answer.status, answer.code()), (400, "VALIDATION_ERROR"), "{field} {value}");

@@ -9,10 +9,10 @@ use test_support::{ENCRYPTION_KEYS, Receiver, eventually};
 use crate::helpers::World;
 
 /// A dispatcher process that is killed when the test ends.
-struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
-    fn start(world: &World) -> Self {
+    pub(crate) fn start(world: &World) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_dispatcher"))
             .env("POSTRIDER_DATABASE_URL", world.database.url())
             .env("POSTRIDER_ENCRYPTION_KEYS", ENCRYPTION_KEYS)
@@ -31,7 +31,7 @@ impl Process {
     }
 
     /// `kill -9`.
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }

@@ -3,11 +3,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use dispatcher::{Config, Dispatcher};
-use domain::{Clock as _, SecretBytes, TenantId, UrlPolicy, WebhookId, WebhookUrl};
+use domain::{Clock as _, GateChange, GateSettings, SecretBytes, TenantId, UrlPolicy, WebhookId, WebhookUrl};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use signing::Secret;
-use store::NewWebhook;
+use store::{NewWebhook, WebhookChange};
 use test_support::{ManualClock, TestBroker, TestDatabase, eventually, local_url_policy};
 use uuid::Uuid;
 
@@ -94,8 +94,17 @@ impl World {
             session_ids: sessions.map(|ids| ids.iter().map(|id| id.parse().unwrap()).collect()),
             secret: SecretBytes::new(SECRET.parse::<Secret>().unwrap().expose_bytes()),
             is_active: true,
+            gate: GateSettings::default(),
         };
         self.database.store.create_webhook(tenant, &new, self.clock.now()).await.unwrap().id
+    }
+
+    /// Changes how a webhook is delivered to.
+    pub(crate) async fn set_gate(&self, webhook: WebhookId, gate: GateChange) {
+        let change = WebhookChange { gate, ..WebhookChange::default() };
+        let changed =
+            self.database.store.change_webhook(self.tenant, webhook, &change, self.clock.now()).await;
+        changed.unwrap().unwrap();
     }
 
     /// The JSON of an event, as the queue contract has it.
@@ -104,6 +113,14 @@ impl World {
         format!(
             r#"{{"id":"{id}","tenantId":"{tenant}","type":"{event_type}","occurredAt":"2026-05-30T10:00:00Z","data":{data}}}"#
         )
+    }
+
+    /// Publishes `message.sent` of a session to the exchange that keeps order.
+    pub(crate) async fn publish_in_order(&self, id: &str, session: &str) {
+        let event = self.event(id, "message.sent", "{}");
+        let event = format!(r#"{},"sessionId":"{session}"}}"#, event.strip_suffix('}').unwrap());
+        let exchange = format!("{}.events.ordered", self.broker.prefix());
+        self.publish_to(exchange, "message.sent", event, BasicProperties::default()).await;
     }
 
     /// Publishes `message.sent` with bare lapin and waits for the confirm.
@@ -118,8 +135,18 @@ impl World {
         body: impl AsRef<[u8]>,
         properties: BasicProperties,
     ) {
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let exchange = format!("{}.events", self.broker.prefix());
+        self.publish_to(exchange, routing_key, body, properties).await;
+    }
+
+    async fn publish_to(
+        &self,
+        exchange: String,
+        routing_key: &str,
+        body: impl AsRef<[u8]>,
+        properties: BasicProperties,
+    ) {
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let confirmation = self
             .channel
             .basic_publish(

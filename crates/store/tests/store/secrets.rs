@@ -1,7 +1,7 @@
 //! Webhook secrets at rest.
 
 use chrono::Utc;
-use domain::{SecretBytes, SecretUnreadable, TenantId, Webhook, WebhookId, WebhookUrl};
+use domain::{GateSettings, SecretBytes, SecretUnreadable, TenantId, Webhook, WebhookId, WebhookUrl};
 use postrider_store::{CreateError, NewWebhook, RotationStep, Store, StoreError, WebhookChange};
 use test_support::{ENCRYPTION_KEYS, OTHER_ENCRYPTION_KEY, TestDatabase};
 use uuid::Uuid;
@@ -17,6 +17,7 @@ async fn create(store: &Store, tenant: TenantId, url: &str) -> Result<Webhook, C
         session_ids: None,
         secret: SecretBytes::new(SECRET),
         is_active: true,
+        gate: GateSettings::default(),
     };
     store.create_webhook(tenant, &new, Utc::now()).await
 }
