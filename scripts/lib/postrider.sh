@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Postrider itself: build, migrate, gateway and dispatchers in the background, and .local/env.
 #
-# LOCAL/secrets/   made once: tenant, JWT secret, signing secret of the demonstration
+# LOCAL/secrets/   made once: tenant, JWT secret, encryption key, signing secret of the demonstration
 # LOCAL/bin/       the command line, as a link; .local/env puts it on PATH
 # LOCAL/env        what other shells source
 
@@ -57,6 +57,9 @@ build_progress() {
 # Secrets in the form that Standard Webhooks libraries read.
 new_signing_secret() { printf 'whsec_%s' "$(head -c 32 /dev/urandom | base64 | tr -d '\n')"; }
 
+# As `postrider keys generate` makes one, but needed before that is built.
+new_encryption_key() { printf 'local:%s' "$(head -c 32 /dev/urandom | base64 | tr -d '\n')"; }
+
 new_uuid() {
     local hex
     hex=$(random_hex 16)
@@ -73,6 +76,8 @@ settings_export() {
     POSTRIDER_TENANT=$(secret "$dir/secrets/tenant" new_uuid)
     export POSTRIDER_JWT_SECRET POSTRIDER_JWT_ISSUER=postrider-local POSTRIDER_JWT_AUDIENCE=postrider-api
     POSTRIDER_JWT_SECRET=$(secret "$dir/secrets/jwt" random_hex 32)
+    export POSTRIDER_ENCRYPTION_KEYS
+    POSTRIDER_ENCRYPTION_KEYS=$(secret "$dir/secrets/encryption" new_encryption_key)
     export POSTRIDER_LOG_FORMAT=${POSTRIDER_LOG_FORMAT:-text}
     # Receivers on this machine, over plain http: for the local run alone.
     export POSTRIDER_RECEIVER_ALLOW_HTTP=true POSTRIDER_RECEIVER_ALLOWED_NETWORKS=127.0.0.0/8,::1/128
@@ -209,6 +214,7 @@ write_env() {
         print_export POSTRIDER_JWT_SECRET "$POSTRIDER_JWT_SECRET"
         print_export POSTRIDER_JWT_ISSUER "$POSTRIDER_JWT_ISSUER"
         print_export POSTRIDER_JWT_AUDIENCE "$POSTRIDER_JWT_AUDIENCE"
+        print_export POSTRIDER_ENCRYPTION_KEYS "$POSTRIDER_ENCRYPTION_KEYS"
         print_export POSTRIDER_DATABASE_URL "$POSTRIDER_DATABASE_URL"
         print_export POSTRIDER_AMQP_URL "$POSTRIDER_AMQP_URL"
         print_export POSTRIDER_GATEWAY_PID "$(process_id "$LOCAL/run/gateway")"

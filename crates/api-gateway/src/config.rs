@@ -8,8 +8,9 @@ use domain::UrlPolicy;
 use service::settings::{ConfigError, Setting, Settings};
 use service::telemetry::LogFormat;
 use service::values::{self, Count, JwtSecret, Milliseconds, Text};
-use store::Store;
+use store::{Keyring, Store};
 
+const ENCRYPTION_KEYS: Setting = values::encryption_keys::<Keyring>();
 const HTTP_ADDRESS: Setting =
     Setting::optional::<SocketAddr>("http_address", "0.0.0.0:8080", "where the REST API is served");
 const TENANT_AUTO_CREATE: Setting = Setting::optional::<bool>(
@@ -29,13 +30,14 @@ const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<1, 100>>(
 );
 
 /// Every setting of the gateway.
-pub const SETTINGS: [Setting; 15] = [
+pub const SETTINGS: [Setting; 16] = [
     values::DATABASE_URL,
     values::AMQP_URL,
     values::AMQP_PREFIX,
     values::JWT_SECRET,
     values::JWT_ISSUER,
     values::JWT_AUDIENCE,
+    ENCRYPTION_KEYS,
     values::LOG,
     values::LOG_FORMAT,
     values::RECEIVER_ALLOW_HTTP,
@@ -88,7 +90,8 @@ impl ProcessConfig {
         let url: Text = settings.get(&values::DATABASE_URL)?;
         let connections: Count<1, 100> = settings.get(&DATABASE_CONNECTIONS)?;
         let store = Store::new(&url.0, connections.0 as usize)
-            .map_err(|error| ConfigError::new(&values::DATABASE_URL, error))?;
+            .map_err(|error| ConfigError::new(&values::DATABASE_URL, error))?
+            .with_keys(settings.get(&ENCRYPTION_KEYS)?);
         let url: Text = settings.get(&values::AMQP_URL)?;
         let prefix: Text = settings.get(&values::AMQP_PREFIX)?;
         let broker = BrokerConfig::new(&url.0, Topology::new(prefix.0), "postrider gateway")

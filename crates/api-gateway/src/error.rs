@@ -196,9 +196,10 @@ impl From<StoreError> for ApiError {
             StoreError::Unavailable(_) => {
                 Self::new(Code::ServiceUnavailable, "The service is busy; try again shortly")
             }
-            StoreError::Failed(_) | StoreError::Refused(_) | StoreError::Unreadable { .. } => {
-                Self::new(Code::InternalError, "Internal error")
-            }
+            StoreError::Failed(_)
+            | StoreError::Refused(_)
+            | StoreError::Unreadable { .. }
+            | StoreError::NoKey => Self::new(Code::InternalError, "Internal error"),
         };
         Self { cause: Some(error.to_string()), ..api }
     }

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use domain::{AddressPolicy, Cause, Outcome, Refused, UrlPolicy, parse_retry_after};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use domain::{Cause, Outcome, UrlPolicy, parse_retry_after};
 use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Response, redirect};
 use tokio::time::{Instant, timeout};
+use tracing::error;
 
 use crate::delivery::{Accepted, Target};
+use crate::occasionally::Occasionally;
+use crate::resolver::{GuardedResolver, ResolveError};
 
 /// How much of an answer's body is read. A receiver that sends more is cut off, and its status counts.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024;
@@ -21,12 +23,15 @@ const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many unused connections to one receiver are kept.
 const MAX_IDLE_PER_HOST: usize = 64;
+/// How often it is said at most that there are deliveries that cannot be signed.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// Sends requests. One for the whole process: connections are kept and shared.
 pub(crate) struct Sender {
     client: Client,
     policy: UrlPolicy,
     deadline: Duration,
+    complaining: Occasionally,
 }
 
 /// What an attempt came to.
@@ -38,20 +43,47 @@ pub(crate) struct Attempted {
     pub(crate) duration: Duration,
 }
 
+/// What of ours kept a request from being made. The receiver has seen nothing, so no attempt is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// No name server answers.
+    NameServers,
+    /// The webhook's secret cannot be read.
+    Secret,
+}
+
+/// Why there is no complete answer.
+enum Failure {
+    Theirs(Cause),
+    Ours(Fault),
+}
+
+impl From<Cause> for Failure {
+    fn from(cause: Cause) -> Self {
+        Self::Theirs(cause)
+    }
+}
+
 impl Sender {
-    pub(crate) fn new(policy: UrlPolicy, deadline: Duration) -> reqwest::Result<Self> {
+    /// Names are looked up with `dns_servers`, or the system's if there are none.
+    pub(crate) fn new(
+        policy: UrlPolicy,
+        deadline: Duration,
+        dns_servers: Vec<SocketAddr>,
+    ) -> reqwest::Result<Self> {
+        let resolver = GuardedResolver::new(policy.addresses.clone(), dns_servers, deadline);
         let client = Client::builder()
             .no_proxy()
             .redirect(redirect::Policy::none())
             .referer(false)
             .retry(reqwest::retry::never())
-            .dns_resolver(Arc::new(GuardedResolver(policy.addresses.clone())))
+            .dns_resolver(Arc::new(resolver))
             .user_agent(concat!("Postrider/", env!("CARGO_PKG_VERSION")))
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
             .tcp_nodelay(true)
             .build()?;
-        Ok(Self { client, policy, deadline })
+        Ok(Self { client, policy, deadline, complaining: Occasionally::new(COMPLAIN_EVERY) })
     }
 
     /// The longest an attempt takes.
@@ -60,21 +92,27 @@ impl Sender {
     }
 
     /// Sends an event to a webhook. One deadline covers looking up, connecting, TLS, sending and the whole answer.
-    pub(crate) async fn send(&self, target: &Target, accepted: &Accepted, now: DateTime<Utc>) -> Attempted {
+    pub(crate) async fn send(
+        &self,
+        target: &Target,
+        accepted: &Accepted,
+        now: DateTime<Utc>,
+    ) -> Result<Attempted, Fault> {
         let began = Instant::now();
         // Set when the head of an answer has come, whatever becomes of its body.
         let mut answer = None;
         let outcome = match timeout(self.deadline, self.exchange(target, accepted, now, &mut answer)).await {
             Err(_) => Outcome::Retryable(Cause::Timeout),
-            Ok(Err(cause)) => Outcome::Retryable(cause),
+            Ok(Err(Failure::Theirs(cause))) => Outcome::Retryable(cause),
+            Ok(Err(Failure::Ours(fault))) => return Err(fault),
             Ok(Ok(status)) => Outcome::of_status(status),
         };
-        Attempted {
+        Ok(Attempted {
             outcome,
             status_code: answer.as_ref().map(|answer| answer.status),
             retry_after: answer.and_then(|answer| answer.retry_after),
             duration: began.elapsed(),
-        }
+        })
     }
 
     async fn exchange(
@@ -83,14 +121,15 @@ impl Sender {
         accepted: &Accepted,
         now: DateTime<Utc>,
         head: &mut Option<Head>,
-    ) -> Result<u16, Cause> {
+    ) -> Result<u16, Failure> {
         let url = &target.webhook.url;
+        let secret = target.secret.as_ref().map_err(|reason| self.unsigned(target, reason))?;
         // The client looks names up through the guard below; an address in the URL itself never gets there.
         url.check(&self.policy).map_err(|_| Cause::AddressRefused)?;
         let event = &accepted.event;
         let id = event.id.to_header();
         let timestamp = now.timestamp();
-        let signature = signing::sign([&target.secret], &id, timestamp, &event.body);
+        let signature = signing::sign([secret], &id, timestamp, &event.body);
         let request = self
             .client
             .post(url.url().clone())
@@ -99,11 +138,18 @@ impl Sender {
             .header(signing::TIMESTAMP_HEADER, timestamp)
             .header(signing::SIGNATURE_HEADER, signature)
             .body(event.body.clone());
-        let mut response = request.send().await.map_err(|error| cause_of(&error))?;
+        let mut response = request.send().await.map_err(|error| failure_of(&error))?;
         let status = response.status().as_u16();
         *head = Some(Head { status, retry_after: retry_after(&response, now) });
         read_body(&mut response).await?;
         Ok(status)
+    }
+
+    fn unsigned(&self, target: &Target, reason: &str) -> Failure {
+        if self.complaining.is_due() {
+            error!(webhook = %target.webhook.id, reason, "deliveries wait because they cannot be signed");
+        }
+        Failure::Ours(Fault::Secret)
     }
 }
 
@@ -117,9 +163,9 @@ fn retry_after(response: &Response, now: DateTime<Utc>) -> Option<Duration> {
 }
 
 /// Reads the body to its end, so that the connection can be used again, or up to the limit.
-async fn read_body(response: &mut Response) -> Result<(), Cause> {
+async fn read_body(response: &mut Response) -> Result<(), Failure> {
     let mut read = 0;
-    while let Some(chunk) = response.chunk().await.map_err(|error| cause_of(&error))? {
+    while let Some(chunk) = response.chunk().await.map_err(|error| failure_of(&error))? {
         read += chunk.len();
         if read > MAX_RESPONSE_BYTES {
             break;
@@ -128,55 +174,22 @@ async fn read_body(response: &mut Response) -> Result<(), Cause> {
     Ok(())
 }
 
-/// Resolves names with the system's resolver, and refuses a name of which any address is refused.
-struct GuardedResolver(AddressPolicy);
-
-#[derive(Debug, thiserror::Error)]
-enum ResolveError {
-    #[error("the name has no address")]
-    NotFound,
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    #[error(transparent)]
-    Lookup(#[from] io::Error),
-}
-
-impl Resolve for GuardedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let policy = self.0.clone();
-        Box::pin(async move {
-            let addresses = lookup(&policy, name.as_str()).await?;
-            Ok(Box::new(addresses.into_iter()) as Addrs)
-        })
-    }
-}
-
-async fn lookup(policy: &AddressPolicy, name: &str) -> Result<Vec<SocketAddr>, ResolveError> {
-    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((name, 0)).await?.collect();
-    if addresses.is_empty() {
-        return Err(ResolveError::NotFound);
-    }
-    for address in &addresses {
-        policy.check(address.ip())?;
-    }
-    Ok(addresses)
-}
-
 /// Finds out what lies behind an error of the client's.
-fn cause_of(error: &reqwest::Error) -> Cause {
+fn failure_of(error: &reqwest::Error) -> Failure {
     if error.is_timeout() {
-        return Cause::Timeout;
+        return Cause::Timeout.into();
     }
     let mut source = error.source();
     while let Some(error) = source {
         if let Some(resolve) = error.downcast_ref::<ResolveError>() {
             return match resolve {
-                ResolveError::Refused(_) => Cause::AddressRefused,
-                ResolveError::NotFound | ResolveError::Lookup(_) => Cause::Dns,
+                ResolveError::Refused(_) => Cause::AddressRefused.into(),
+                ResolveError::Unresolvable => Cause::Dns.into(),
+                ResolveError::NoNameServer => Failure::Ours(Fault::NameServers),
             };
         }
         if error.downcast_ref::<rustls::Error>().is_some() {
-            return Cause::Tls;
+            return Cause::Tls.into();
         }
         // An io::Error can carry another error that `source` passes over.
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
@@ -185,5 +198,5 @@ fn cause_of(error: &reqwest::Error) -> Cause {
             None => error.source(),
         };
     }
-    if error.is_connect() { Cause::Connect } else { Cause::Protocol }
+    if error.is_connect() { Cause::Connect.into() } else { Cause::Protocol.into() }
 }

@@ -1,16 +1,20 @@
 //! What a dispatcher can be told.
 
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use broker::{BrokerConfig, Topology};
-use domain::{Clock, RetrySchedule, SystemClock, UrlPolicy};
+use domain::{Clock, Invalid, RetrySchedule, SystemClock, UrlPolicy};
 use service::settings::{ConfigError, Setting, Settings};
 use service::telemetry::LogFormat;
 use service::values::{self, Count, Milliseconds, Text};
-use store::Store;
+use store::{Keyring, Store};
 
+use crate::resolver::MAX_NAME_SERVERS;
+
+const ENCRYPTION_KEYS: Setting = values::encryption_keys::<Keyring>();
 const HEALTH_ADDRESS: Setting = Setting::optional::<SocketAddr>(
     "health_address",
     "0.0.0.0:8081",
@@ -58,6 +62,11 @@ const DISABLE_AFTER_DAYS: Setting = Setting::optional::<Count<1, 365>>(
 );
 const RETENTION_DAYS: Setting =
     Setting::optional::<Count<1, 3650>>("retention_days", "30", "days that events and history are kept");
+const DNS_SERVERS: Setting = Setting::optional::<DnsServers>(
+    "dns_servers",
+    "",
+    "name servers that receivers are looked up with, like `10.0.0.53:53,[fd00::53]:53`; none: the system's",
+);
 const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<2, 100>>(
     "dispatcher_database_connections",
     "8",
@@ -65,16 +74,18 @@ const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<2, 100>>(
 );
 
 /// Every setting of the dispatcher.
-pub const SETTINGS: [Setting; 19] = [
+pub const SETTINGS: [Setting; 21] = [
     values::DATABASE_URL,
     values::AMQP_URL,
     values::AMQP_PREFIX,
+    ENCRYPTION_KEYS,
     values::LOG,
     values::LOG_FORMAT,
     values::RECEIVER_ALLOW_HTTP,
     values::RECEIVER_ALLOWED_NETWORKS,
     values::DRAIN_TIMEOUT_MS,
     HEALTH_ADDRESS,
+    DNS_SERVERS,
     RETRY_SCHEDULE,
     DELIVERY_TIMEOUT_MS,
     WEBHOOK_CONCURRENCY,
@@ -118,6 +129,8 @@ pub struct Config {
     pub disable_after: Duration,
     /// Days that events and history are kept.
     pub retention_days: u32,
+    /// Name servers that receivers are looked up with; none means the system's.
+    pub dns_servers: Vec<SocketAddr>,
     /// How long a shutdown may take.
     pub drain_timeout: Duration,
 }
@@ -152,6 +165,7 @@ impl Config {
             lease: Duration::from_secs(30),
             disable_after: Duration::from_secs(5 * 86_400),
             retention_days: 30,
+            dns_servers: Vec::new(),
             drain_timeout: Duration::from_secs(25),
         }
     }
@@ -164,7 +178,8 @@ impl ProcessConfig {
         let url: Text = settings.get(&values::DATABASE_URL)?;
         let connections: Count<2, 100> = settings.get(&DATABASE_CONNECTIONS)?;
         let store = Store::new(&url.0, connections.0 as usize)
-            .map_err(|error| ConfigError::new(&values::DATABASE_URL, error))?;
+            .map_err(|error| ConfigError::new(&values::DATABASE_URL, error))?
+            .with_keys(settings.get(&ENCRYPTION_KEYS)?);
         let url: Text = settings.get(&values::AMQP_URL)?;
         let prefix: Text = settings.get(&values::AMQP_PREFIX)?;
         let broker = BrokerConfig::new(&url.0, Topology::new(prefix.0), "postrider dispatcher")
@@ -189,6 +204,7 @@ impl ProcessConfig {
                 u64::from(settings.get::<Count<1, 365>>(&DISABLE_AFTER_DAYS)?.0) * 86_400,
             ),
             retention_days,
+            dns_servers: settings.get::<DnsServers>(&DNS_SERVERS)?.0,
             drain_timeout: settings.get::<Milliseconds>(&values::DRAIN_TIMEOUT_MS)?.0,
             ..Config::new(store, broker)
         };
@@ -198,5 +214,45 @@ impl ProcessConfig {
             health_address: settings.get(&HEALTH_ADDRESS)?,
             dispatcher,
         })
+    }
+}
+
+/// Addresses of name servers, separated by commas.
+struct DnsServers(Vec<SocketAddr>);
+
+impl FromStr for DnsServers {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let servers = text
+            .split(',')
+            .map(str::trim)
+            .filter(|server| !server.is_empty())
+            .map(|server| {
+                let problem =
+                    || Invalid::new(format!("{server:?} is not an address and port like 10.0.0.53:53"));
+                server.parse().map_err(|_| problem())
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        if servers.len() > MAX_NAME_SERVERS {
+            return Err(Invalid::new(format!("must be at most {MAX_NAME_SERVERS} name servers")));
+        }
+        Ok(Self(servers))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_servers_are_addresses_with_ports() {
+        let servers = |text: &str| text.parse::<DnsServers>().map(|servers| servers.0.len());
+        assert_eq!(servers(""), Ok(0));
+        assert_eq!(servers("10.0.0.53:53, [fd00::53]:53"), Ok(2));
+        assert!(servers(&["10.0.0.53:53"; 9].join(",")).is_err());
+        for wrong in ["10.0.0.53", "dns.example.com:53", "10.0.0.53:53 10.0.0.54:53", "10.0.0.53:x"] {
+            assert!(servers(wrong).unwrap_err().to_string().contains("10.0.0.53:53"), "{wrong}");
+        }
     }
 }

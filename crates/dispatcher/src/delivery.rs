@@ -3,23 +3,30 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, Utc};
-use domain::{Event, Invalid, Webhook};
+use domain::{Event, Webhook};
 use signing::Secret;
 use store::{BatchId, DeliveryKey};
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::error;
 
 /// A webhook, ready to be delivered to.
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) webhook: Webhook,
-    pub(crate) secret: Secret,
+    /// Or why it cannot be read. Then the deliveries wait, as they do for any fault of ours.
+    pub(crate) secret: Result<Secret, String>,
 }
 
 impl Target {
-    pub(crate) fn new(webhook: Webhook) -> Result<Self, Invalid> {
-        let secret =
-            Secret::from_bytes(webhook.secret.expose()).map_err(|error| Invalid::new(error.to_string()))?;
-        Ok(Self { webhook, secret })
+    pub(crate) fn new(webhook: Webhook) -> Self {
+        let secret = match &webhook.secret {
+            Ok(bytes) => Secret::from_bytes(bytes.expose()).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(reason) = &secret {
+            error!(webhook = %webhook.id, reason, "nothing can be signed for a webhook; its deliveries wait");
+        }
+        Self { webhook, secret }
     }
 }
 

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 use uuid::Uuid;
 
-use crate::attempt::{Attempted, Sender};
+use crate::attempt::{Attempted, Fault, Sender};
 use crate::delivery::{Delivery, Origin};
 use crate::gates::{Gates, Learned};
 use crate::lanes::{Lanes, Limits, Pace};
@@ -30,8 +30,8 @@ const STUCK_AFTER: Duration = Duration::from_secs(1);
 const MAX_WAIT: Duration = Duration::from_secs(1);
 /// Deliveries that wait in memory before no more events are taken over. One webhook can have half of them.
 const HIGH_WATER: usize = 2_000;
-/// How long a delivery rests after an attempt met a defect of ours.
-const AFTER_DEFECT: Duration = Duration::from_secs(30);
+/// How long a delivery rests after a defect or fault of ours kept it from being attempted; moved by up to 10 % either way.
+const AFTER_FAULT: Duration = Duration::from_secs(30);
 
 /// The part of a dispatcher that delivers.
 pub(crate) struct Engine {
@@ -218,10 +218,9 @@ impl Engine {
         };
         if followed.is_err() {
             error!("an attempt met a defect; the delivery is tried again later");
-            let state = State::Parked(parked(&delivery, delivery.attempts, Some(now + AFTER_DEFECT), None));
             // A stuck one has settled its batch before.
             let batch = delivery.batch().filter(|_| place.pace != Pace::Stuck);
-            self.note(Note::of_state(state, batch)).await;
+            self.note(put_off(&delivery, self.after_fault(), batch)).await;
         }
     }
 
@@ -249,7 +248,24 @@ impl Engine {
         };
         // Only a delivery that settles its batch right here has no row.
         let has_row = batch.is_none();
-        self.note(self.conclude(delivery, &attempted, now, batch, has_row)).await;
+        let note = match attempted {
+            Ok(attempted) => self.conclude(delivery, &attempted, now, batch, has_row),
+            Err(fault) => {
+                debug!(event = %delivery.accepted.event.id, ?fault, "not attempted, for a fault of ours");
+                let due_at = self.after_fault();
+                match fault {
+                    Fault::NameServers => {}
+                    // All others of this webhook would end the same way.
+                    Fault::Secret => self.gates.rest(place.webhook, due_at),
+                }
+                put_off(delivery, due_at, batch)
+            }
+        };
+        self.note(note).await;
+    }
+
+    fn after_fault(&self) -> DateTime<Utc> {
+        self.clock.now() + AFTER_FAULT.mul_f64(0.9 + 0.2 * rand::random::<f64>())
     }
 
     fn conclude(
@@ -311,6 +327,11 @@ impl Engine {
     fn lanes(&self) -> MutexGuard<'_, Lanes<Delivery>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A fault of ours uses up no attempt, and says nothing about the webhook.
+fn put_off(delivery: &Delivery, due_at: DateTime<Utc>, batch: Option<store::BatchId>) -> Note {
+    Note::of_state(State::Parked(parked(delivery, delivery.attempts, Some(due_at), None)), batch)
 }
 
 fn parked(

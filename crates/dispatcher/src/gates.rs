@@ -11,6 +11,8 @@ use domain::{Gate, Health, Outcome, WebhookId};
 /// Only webhooks that are failing, or were a moment ago.
 pub(crate) struct Gates {
     webhooks: Mutex<HashMap<WebhookId, Webhook>>,
+    /// Webhooks that rest for a fault of ours, which concerns nobody else, and until when.
+    resting: Mutex<HashMap<WebhookId, DateTime<Utc>>>,
     /// How long a probe may be on its way before another is sent.
     probe_time: Duration,
 }
@@ -34,11 +36,14 @@ pub(crate) struct Learned {
 
 impl Gates {
     pub(crate) fn new(probe_time: Duration) -> Self {
-        Self { webhooks: Mutex::default(), probe_time }
+        Self { webhooks: Mutex::default(), resting: Mutex::default(), probe_time }
     }
 
     /// Whether a request may be made. One that probes a half-open gate counts as on its way from now on.
     pub(crate) fn admit(&self, webhook: WebhookId, now: DateTime<Utc>) -> bool {
+        if self.is_resting(webhook, now) {
+            return false;
+        }
         let mut webhooks = self.lock();
         let Some(known) = webhooks.get_mut(&webhook) else { return true };
         match known.health.gate(now) {
@@ -54,6 +59,9 @@ impl Gates {
 
     /// The most requests that may be under way, of the `usual` number.
     pub(crate) fn limit(&self, webhook: WebhookId, usual: usize, now: DateTime<Utc>) -> usize {
+        if self.is_resting(webhook, now) {
+            return 0;
+        }
         let webhooks = self.lock();
         let Some(known) = webhooks.get(&webhook) else { return usual };
         match known.health.gate(now) {
@@ -61,6 +69,12 @@ impl Gates {
             Gate::Open => 0,
             Gate::HalfOpen => usize::from(!self.is_probed(known, now)),
         }
+    }
+
+    /// No request can be made to this webhook until then, through no fault of its own: what waits for it need not be
+    /// taken on and put off again and again.
+    pub(crate) fn rest(&self, webhook: WebhookId, until: DateTime<Utc>) {
+        self.lock_resting().insert(webhook, until);
     }
 
     /// Takes a result in. An overloaded receiver gets half as many requests at a time; one that recovers, one, and with each
@@ -102,7 +116,7 @@ impl Gates {
         }
     }
 
-    /// Takes in what other dispatchers said.
+    /// Takes in what other dispatchers said. It may be older than what is known here, which then stays.
     pub(crate) fn learn(&self, changes: Vec<(WebhookId, Health)>) {
         let mut webhooks = self.lock();
         for (webhook, health) in changes {
@@ -117,7 +131,7 @@ impl Gates {
                 continue;
             }
             let known = webhooks.entry(webhook).or_default();
-            if known.health.is_news(&health) {
+            if known.health.is_good() || health.open_until > known.health.open_until {
                 known.health = health;
                 known.probe_sent = None;
             }
@@ -128,6 +142,19 @@ impl Gates {
     /// How a webhook is doing.
     pub(crate) fn health(&self, webhook: WebhookId) -> Health {
         self.lock().get(&webhook).map(|known| known.health.clone()).unwrap_or_default()
+    }
+
+    fn is_resting(&self, webhook: WebhookId, now: DateTime<Utc>) -> bool {
+        let mut resting = self.lock_resting();
+        let is_resting = resting.get(&webhook).is_some_and(|until| now < *until);
+        if !is_resting {
+            resting.remove(&webhook);
+        }
+        is_resting
+    }
+
+    fn lock_resting(&self) -> MutexGuard<'_, HashMap<WebhookId, DateTime<Utc>>> {
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_probed(&self, known: &Webhook, now: DateTime<Utc>) -> bool {
@@ -194,6 +221,19 @@ mod tests {
     }
 
     #[test]
+    fn a_webhook_that_rests_admits_nothing_until_it_has_rested() {
+        let gates = gates();
+        let webhook = WebhookId::generate();
+        let now = Utc::now();
+        let later = now + Duration::from_secs(30);
+        gates.rest(webhook, later);
+        assert!(!gates.admit(webhook, now) && gates.limit(webhook, 64, now) == 0);
+        assert!(gates.admit(WebhookId::generate(), now), "others go on");
+        assert!(gates.admit(webhook, later) && gates.limit(webhook, 64, later) > 0);
+        assert_eq!(gates.health(webhook), Health::default());
+    }
+
+    #[test]
     fn what_others_say_counts() {
         let (ours, theirs) = (gates(), gates());
         let webhook = WebhookId::generate();
@@ -203,6 +243,9 @@ mod tests {
             ours.learn(news.map(|health| (webhook, health)).into_iter().collect());
         }
         assert!(!ours.admit(webhook, now));
+        let stale = Health::default().after_failure(now, None);
+        ours.learn(vec![(webhook, stale)]);
+        assert!(!ours.admit(webhook, now), "an older word does not close the gate");
         ours.learn(vec![(webhook, Health::default())]);
         assert!(ours.admit(webhook, now));
         assert_eq!(ours.limit(webhook, 64, now), 1, "it begins with one");

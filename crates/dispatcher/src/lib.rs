@@ -1,7 +1,7 @@
 //! The dispatcher: takes events over from the broker, delivers them, writes down what happened, tries again.
 //!
-//! The path of an event is the order of the modules: [`hand_over`] → [`routing`] → [`engine`] (with [`lanes`] and
-//! [`attempt`]) → [`recorder`]; [`parked`] brings back what did not succeed at once.
+//! The path of an event is the order of the modules: [`hand_over`] → [`routing`] → [`engine`] (with [`lanes`],
+//! [`attempt`] and [`resolver`]) → [`recorder`]; [`parked`] brings back what did not succeed at once.
 
 mod attempt;
 mod clock;
@@ -12,8 +12,10 @@ mod gates;
 mod hand_over;
 mod lanes;
 mod metrics;
+mod occasionally;
 mod parked;
 mod recorder;
+mod resolver;
 mod routing;
 mod sweep;
 mod upkeep;
@@ -78,7 +80,7 @@ impl Dispatcher {
         let engine = Engine::new(EngineConfig {
             dispatcher_id: Uuid::now_v7(),
             clock: Arc::clone(&config.clock),
-            sender: Sender::new(config.url_policy, config.delivery_timeout)?,
+            sender: Sender::new(config.url_policy, config.delivery_timeout, config.dns_servers)?,
             schedule: config.retry_schedule,
             lease,
             webhook_concurrency: config.webhook_concurrency,

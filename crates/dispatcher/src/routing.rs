@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use domain::{Event, TenantId, WebhookId};
 use store::{Store, StoreError};
-use tracing::error;
 
 use crate::delivery::Target;
 
@@ -42,18 +41,7 @@ impl Routing {
         let loaded = self.store.webhooks_of_tenants(&stale).await?;
         let mut tenants = self.lock();
         for (tenant, webhooks) in loaded {
-            let targets = webhooks
-                .into_iter()
-                .filter_map(|webhook| {
-                    let id = webhook.id;
-                    Target::new(webhook)
-                        .inspect_err(
-                            |reason| error!(webhook = %id, %reason, "a webhook cannot be delivered to"),
-                        )
-                        .ok()
-                })
-                .map(Arc::new)
-                .collect();
+            let targets = webhooks.into_iter().map(Target::new).map(Arc::new).collect();
             let version = versions.get(&tenant).copied().unwrap_or_default();
             // Another task may have read a later state meanwhile.
             if tenants.get(&tenant).is_none_or(|known| known.version <= version) {

@@ -32,6 +32,6 @@ pub use payload::{MAX_DATA_BYTES, MAX_DATA_DEPTH, check_data, render_body};
 pub use retry::{MAX_RETRY_AFTER, Next, RetrySchedule, parse_delay, parse_retry_after};
 pub use scope::{Scope, Scopes};
 pub use webhook::{
-    DisabledReason, MAX_EVENTS_PER_WEBHOOK, MAX_SESSIONS_PER_WEBHOOK, SecretBytes, UrlPolicy, Webhook,
-    WebhookUrl,
+    DisabledReason, MAX_EVENTS_PER_WEBHOOK, MAX_SESSIONS_PER_WEBHOOK, SecretBytes, SecretUnreadable,
+    UrlPolicy, Webhook, WebhookUrl,
 };

@@ -138,6 +138,25 @@ impl fmt::Debug for SecretBytes {
     }
 }
 
+/// Why a webhook's secret cannot be read here and now. Nothing is lost: with the right key it can.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SecretUnreadable {
+    /// Its key is not there.
+    #[error("the secret is encrypted with key {key_id}, which is not in POSTRIDER_ENCRYPTION_KEYS")]
+    UnknownKey {
+        /// The key's name.
+        key_id: Box<str>,
+    },
+    /// Its key does not open it.
+    #[error(
+        "key {key_id} does not open the secret: it is another key of that name, or the row was tampered with"
+    )]
+    Damaged {
+        /// The key's name.
+        key_id: Box<str>,
+    },
+}
+
 /// Why a webhook was switched off by Postrider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DisabledReason {
@@ -183,7 +202,7 @@ pub struct Webhook {
     /// Wanted sessions; `None` wants all, also events of no session.
     pub session_ids: Option<Vec<SessionId>>,
     /// Signs the deliveries.
-    pub secret: SecretBytes,
+    pub secret: Result<SecretBytes, SecretUnreadable>,
     /// Off means that nothing is delivered.
     pub is_active: bool,
     /// Why and when Postrider switched it off, if it did.

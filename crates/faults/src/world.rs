@@ -278,6 +278,7 @@ impl World {
             ("POSTRIDER_AMQP_URL", through(&self.amqp_url, broker)),
             ("POSTRIDER_AMQP_PREFIX", self.prefix.clone()),
             ("POSTRIDER_JWT_SECRET", JWT_SECRET.to_owned()),
+            ("POSTRIDER_ENCRYPTION_KEYS", test_support::ENCRYPTION_KEYS.to_owned()),
             ("POSTRIDER_JWT_ISSUER", JWT_ISSUER.to_owned()),
             ("POSTRIDER_JWT_AUDIENCE", JWT_AUDIENCE.to_owned()),
             ("POSTRIDER_LOG_FORMAT", "text".to_owned()),

@@ -3,6 +3,7 @@
 mod api;
 mod audit;
 mod history;
+mod keys;
 mod listen;
 mod migrate;
 mod publish;
@@ -16,7 +17,7 @@ use clap::{Parser, Subcommand};
 
 /// Postrider: webhooks that never get lost.
 ///
-/// `migrate` and `audit` are for operators. The others are for developers who integrate: mint a token, listen for deliveries on this
+/// `migrate`, `audit` and `keys` are for operators. The others are for developers who integrate: mint a token, listen for deliveries on this
 /// machine, publish an event, see what became of it. Each command explains itself with --help.
 #[derive(Parser)]
 #[command(name = "postrider", version, arg_required_else_help = true)]
@@ -33,6 +34,7 @@ enum Command {
     Listen(listen::Args),
     History(history::Args),
     Audit(audit::Args),
+    Keys(keys::Args),
 }
 
 #[tokio::main]
@@ -46,6 +48,7 @@ async fn main() -> ExitCode {
         Command::Listen(args) => listen::run(args).await,
         Command::History(args) => history::run(&args).await,
         Command::Audit(args) => audit::run(&args).await,
+        Command::Keys(args) => keys::run(&args).await,
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

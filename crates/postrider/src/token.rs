@@ -26,8 +26,9 @@ pub(crate) struct Args {
     /// Whom it is for, the `sub` claim
     #[arg(long, default_value = "postrider-cli")]
     subject: String,
+    // Parsed later: clap would repeat a value that it cannot read, and this one is secret.
     #[arg(long, env = "POSTRIDER_JWT_SECRET", hide_env_values = true)]
-    jwt_secret: JwtSecret,
+    jwt_secret: String,
     #[arg(long, env = "POSTRIDER_JWT_ISSUER")]
     jwt_issuer: String,
     #[arg(long, env = "POSTRIDER_JWT_AUDIENCE")]
@@ -40,6 +41,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let expires_at =
         now.checked_add_signed(chrono::TimeDelta::from_std(args.ttl.0)?).context("--ttl is too long")?;
     let caller = Caller { subject: args.subject.clone(), tenant_id: args.tenant, scopes: args.scope };
-    println!("{}", mint(&args.jwt_secret, &args.jwt_issuer, &args.jwt_audience, &caller, now, expires_at));
+    let secret: JwtSecret = args.jwt_secret.parse().context("POSTRIDER_JWT_SECRET")?;
+    println!("{}", mint(&secret, &args.jwt_issuer, &args.jwt_audience, &caller, now, expires_at));
     Ok(())
 }

@@ -154,6 +154,12 @@ pub const JWT_ISSUER: Setting =
 pub const JWT_AUDIENCE: Setting =
     Setting::required::<Text>("jwt_audience", "the `aud` that access tokens must have");
 
+/// What secrets are encrypted with. `T` is the store's keyring, which this crate does not know.
+pub const fn encryption_keys<T: FromStr<Err: fmt::Display>>() -> Setting {
+    let help = "the keys of webhook secrets, as `id:base64`, separated by commas; the first one encrypts. `postrider keys generate` makes one";
+    Setting::required::<T>("encryption_keys", help).secret()
+}
+
 /// Reads which receivers are allowed.
 pub fn url_policy(settings: &Settings) -> Result<UrlPolicy, ConfigError> {
     Ok(UrlPolicy {

@@ -2,6 +2,8 @@ use deadpool_postgres::{BuildError, PoolError};
 use domain::Invalid;
 use tokio_postgres::error::{DbError, SqlState};
 
+use crate::sealing::NoKey;
+
 /// Why the database did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -22,6 +24,9 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: Invalid,
     },
+    /// A secret cannot be stored: there is no key to encrypt it with.
+    #[error("there is no key to encrypt a secret with; POSTRIDER_ENCRYPTION_KEYS must name one")]
+    NoKey,
 }
 
 impl StoreError {
@@ -48,6 +53,12 @@ impl From<tokio_postgres::Error> for StoreError {
             None | Some("08" | "25" | "40" | "53" | "57") => Self::Unavailable(detail),
             Some(_) => Self::Failed(detail),
         }
+    }
+}
+
+impl From<NoKey> for StoreError {
+    fn from(_: NoKey) -> Self {
+        Self::NoKey
     }
 }
 

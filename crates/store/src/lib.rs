@@ -19,6 +19,8 @@ mod migrations;
 mod partitions;
 mod pool;
 mod recording;
+mod rotation;
+mod sealing;
 mod tenants;
 mod webhooks;
 
@@ -36,4 +38,6 @@ pub use migrations::{Migration, MigrationError, SCHEMA_VERSION};
 pub use partitions::PartitionReport;
 pub use pool::Store;
 pub use recording::{AttemptRecord, Batch, Parked};
+pub use rotation::RotationStep;
+pub use sealing::Keyring;
 pub use webhooks::{CreateError, NewWebhook, WebhookChange};

@@ -17,7 +17,7 @@ pub struct Migration {
 }
 
 /// Every migration, oldest first. The files are part of the binary.
-const MIGRATIONS: [Migration; 4] = [
+const MIGRATIONS: [Migration; 5] = [
     Migration {
         version: 1,
         name: "0001_foundation",
@@ -33,6 +33,11 @@ const MIGRATIONS: [Migration; 4] = [
         version: 4,
         name: "0004_audit_progress",
         sql: include_str!("../../../migrations/0004_audit_progress.sql"),
+    },
+    Migration {
+        version: 5,
+        name: "0005_sealed_secrets",
+        sql: include_str!("../../../migrations/0005_sealed_secrets.sql"),
     },
 ];
 

@@ -7,8 +7,8 @@ use domain::Invalid;
 use tokio_postgres::config::{Host, SslMode, SslNegotiation};
 use tokio_postgres::{Client, Config, NoTls};
 
-use crate::StoreError;
 use crate::impatient::Impatience;
+use crate::{Keyring, StoreError};
 
 /// How long to wait for a free connection, and for a new one.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,6 +27,7 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Store {
     pool: Pool,
     config: Config,
+    pub(crate) keys: Keyring,
 }
 
 impl Store {
@@ -73,7 +74,13 @@ impl Store {
             })
             .build()
             .map_err(|error| Invalid::new(format!("the database pool cannot be made: {error}")))?;
-        Ok(Self { pool, config })
+        Ok(Self { pool, config, keys: Keyring::default() })
+    }
+
+    /// The same store, with the keys of the secrets in it. Without them none can be read or written.
+    #[must_use]
+    pub fn with_keys(self, keys: Keyring) -> Self {
+        Self { keys, ..self }
     }
 
     /// Asks the database for an answer, to know whether it gives any.

@@ -2,8 +2,8 @@ use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use domain::{
-    DisabledReason, EventPattern, GateChange, GateSettings, Invalid, SecretBytes, SessionId, TenantId,
-    Webhook, WebhookId, WebhookUrl,
+    DisabledReason, EventPattern, GateChange, GateSettings, Invalid, SecretBytes, SecretUnreadable,
+    SessionId, TenantId, Webhook, WebhookId, WebhookUrl,
 };
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
@@ -11,13 +11,14 @@ use tokio_postgres::types::ToSql;
 use tracing::error;
 use uuid::Uuid;
 
-use crate::{Store, StoreError};
+use crate::sealing::Place;
+use crate::{Keyring, Store, StoreError};
 
-/// What [`read_webhook`] reads.
+/// What [`parse_webhook`] reads.
 macro_rules! webhook_columns {
     () => {
-        "id, tenant_id, url, events, session_ids, secret, is_active, disabled_reason, disabled_at, rate_limit, \
-         concurrency, drain_rate, is_ordered, paused_at, created_at, updated_at"
+        "id, tenant_id, url, events, session_ids, secret, secret_key_id, is_active, disabled_reason, disabled_at, \
+         rate_limit, concurrency, drain_rate, is_ordered, paused_at, created_at, updated_at"
     };
 }
 
@@ -98,8 +99,8 @@ UPDATE tenants SET webhooks_version = webhooks_version + 1 WHERE id = $1";
 const INSERT_WEBHOOK: &str = concat!(
     "-- insert_webhook
 INSERT INTO webhooks (id, tenant_id, url, events, session_ids, secret, is_active, duplicate_key, created_at, updated_at,
-    rate_limit, concurrency, drain_rate, is_ordered)
-VALUES ($1, $2, $3, $4, $5, $6, $7, md5($8), $9, $9, $10, $11, $12, $13)
+    rate_limit, concurrency, drain_rate, is_ordered, secret_key_id)
+VALUES ($1, $2, $3, $4, $5, $6, $7, md5($8), $9, $9, $10, $11, $12, $13, $14)
 RETURNING ",
     webhook_columns!()
 );
@@ -138,7 +139,8 @@ FROM webhooks WHERE tenant_id = ANY($1)"
 
 const UPDATE_WEBHOOK: &str = concat!(
     "-- update_webhook
-UPDATE webhooks SET url = $3, events = $4, session_ids = $5, secret = $6, is_active = $7,
+UPDATE webhooks SET url = $3, events = $4, session_ids = $5, is_active = $7,
+    secret = COALESCE($6, secret), secret_key_id = CASE WHEN $6 IS NULL THEN secret_key_id ELSE $14 END,
     disabled_reason = CASE WHEN $7 THEN NULL ELSE disabled_reason END,
     disabled_at = CASE WHEN $7 THEN NULL ELSE disabled_at END,
     duplicate_key = md5($8), updated_at = $9, rate_limit = $10, concurrency = $11, drain_rate = $12, is_ordered = $13
@@ -217,17 +219,19 @@ impl Store {
         if count >= i64::from(max) {
             return Err(CreateError::LimitReached { max });
         }
+        let id = WebhookId::generate();
+        let secret = self.keys.seal(&new.secret, Place { tenant, webhook: id }).map_err(StoreError::from)?;
         let statement = transaction.prepare_cached(INSERT_WEBHOOK).await?;
         let row = transaction
             .query_one(
                 &statement,
                 &[
-                    &WebhookId::generate().0,
+                    &id.0,
                     &tenant.0,
                     &new.url.as_str(),
                     &texts(&new.events),
                     &new.session_ids.as_deref().map(texts),
-                    &new.secret.expose(),
+                    &secret.bytes,
                     &new.is_active,
                     &duplicate_key(&new.url, &new.events),
                     &now,
@@ -235,26 +239,27 @@ impl Store {
                     &integer(new.gate.concurrency),
                     &integer(new.gate.drain_rate),
                     &new.gate.is_ordered,
+                    &secret.key_id,
                 ],
             )
             .await?;
         transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
         transaction.commit().await?;
-        Ok(read_webhook(&row)?)
+        Ok(self.read_webhook(&row)?)
     }
 
     /// One webhook of the tenant's.
     pub async fn webhook(&self, tenant: TenantId, id: WebhookId) -> Result<Option<Webhook>, StoreError> {
         let client = self.connection().await?;
         let row = client.query_opt(&client.prepare_cached(GET_WEBHOOK).await?, &[&tenant.0, &id.0]).await?;
-        row.as_ref().map(read_webhook).transpose()
+        row.as_ref().map(|row| self.read_webhook(row)).transpose()
     }
 
     /// All webhooks of the tenant's, oldest first. Bounded by the plan.
     pub async fn webhooks(&self, tenant: TenantId) -> Result<Vec<Webhook>, StoreError> {
         let client = self.connection().await?;
         let rows = client.query(&client.prepare_cached(LIST_WEBHOOKS).await?, &[&tenant.0]).await?;
-        rows.iter().map(read_webhook).collect()
+        rows.iter().map(|row| self.read_webhook(row)).collect()
     }
 
     /// All webhooks of several tenants, for routing.
@@ -269,7 +274,7 @@ impl Store {
             tenants.iter().map(|id| (*id, Vec::new())).collect();
         for row in &rows {
             // One that only a later version can read must not stop the delivery of all others.
-            match read_webhook(row) {
+            match self.read_webhook(row) {
                 Ok(webhook) => webhooks.entry(webhook.tenant_id).or_default().push(webhook),
                 Err(error) => error!(webhook = %row.get::<_, Uuid>("id"), %error, "a webhook is passed over"),
             }
@@ -292,12 +297,16 @@ impl Store {
         let Some(row) = transaction.query_opt(&statement, &[&tenant.0, &id.0]).await? else {
             return Ok(None);
         };
-        let before = read_webhook(&row)?;
+        let before = self.read_webhook(&row)?;
         let url = change.url.as_ref().unwrap_or(&before.url);
         let events = change.events.as_ref().unwrap_or(&before.events);
         let session_ids = change.session_ids.as_ref().unwrap_or(&before.session_ids);
         let is_active = change.is_active.unwrap_or(before.is_active);
         let gate = change.gate.apply(before.gate);
+        // A secret that is not changed stays as it is stored, whether or not it can be opened here.
+        let place = Place { tenant, webhook: id };
+        let secret = change.secret.as_ref().map(|secret| self.keys.seal(secret, place)).transpose();
+        let secret = secret.map_err(StoreError::from)?;
         let statement = transaction.prepare_cached(UPDATE_WEBHOOK).await?;
         let row = transaction
             .query_one(
@@ -308,7 +317,7 @@ impl Store {
                     &url.as_str(),
                     &texts(events),
                     &session_ids.as_deref().map(texts),
-                    &change.secret.as_ref().unwrap_or(&before.secret).expose(),
+                    &secret.as_ref().map(|secret| &secret.bytes),
                     &is_active,
                     &duplicate_key(url, events),
                     &now,
@@ -316,6 +325,7 @@ impl Store {
                     &integer(gate.concurrency),
                     &integer(gate.drain_rate),
                     &gate.is_ordered,
+                    &secret.as_ref().map(|secret| &secret.key_id),
                 ],
             )
             .await?;
@@ -326,7 +336,7 @@ impl Store {
             transaction.execute(&transaction.prepare_cached(RESET_HEALTH).await?, &[&id.0, &now]).await?;
         }
         transaction.commit().await?;
-        Ok(Some(read_webhook(&row)?))
+        Ok(Some(self.read_webhook(&row)?))
     }
 
     /// Holds a webhook's deliveries back; they wait. `None` when the tenant has no such webhook.
@@ -344,7 +354,7 @@ impl Store {
         };
         transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
         transaction.commit().await?;
-        Ok(Some(read_webhook(&row)?))
+        Ok(Some(self.read_webhook(&row)?))
     }
 
     /// Lets a webhook's deliveries go on; what has waited leaves at the drain rate, which can be set anew. `None` when the
@@ -369,7 +379,7 @@ impl Store {
         };
         transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
         transaction.commit().await?;
-        Ok(Some(read_webhook(&row)?))
+        Ok(Some(self.read_webhook(&row)?))
     }
 
     /// The tenants that have a webhook which wants order.
@@ -417,6 +427,10 @@ impl Store {
         transaction.commit().await?;
         Ok(deleted)
     }
+
+    fn read_webhook(&self, row: &Row) -> Result<Webhook, StoreError> {
+        parse_webhook(row, &self.keys).map_err(StoreError::unreadable("webhooks"))
+    }
 }
 
 async fn cancel_deliveries(
@@ -450,24 +464,30 @@ fn texts<T: ToString>(values: &[T]) -> Vec<String> {
     values.iter().map(ToString::to_string).collect()
 }
 
-fn read_webhook(row: &Row) -> Result<Webhook, StoreError> {
-    parse_webhook(row).map_err(StoreError::unreadable("webhooks"))
+/// The secret in a row of webhooks; one without a key is from before secrets were encrypted.
+pub(crate) fn open_secret(row: &Row, keys: &Keyring, place: Place) -> Result<SecretBytes, SecretUnreadable> {
+    let stored: &[u8] = row.get("secret");
+    match row.get("secret_key_id") {
+        Some(key_id) => keys.open(key_id, stored, place),
+        None => Ok(SecretBytes::new(stored)),
+    }
 }
 
-fn parse_webhook(row: &Row) -> Result<Webhook, Invalid> {
+fn parse_webhook(row: &Row, keys: &Keyring) -> Result<Webhook, Invalid> {
+    let place = Place { tenant: TenantId(row.get("tenant_id")), webhook: WebhookId(row.get("id")) };
     let events: Vec<&str> = row.get("events");
     let session_ids: Option<Vec<&str>> = row.get("session_ids");
     let reason: Option<&str> = row.get("disabled_reason");
     let disabled_at: Option<DateTime<Utc>> = row.get("disabled_at");
     Ok(Webhook {
-        id: WebhookId(row.get("id")),
-        tenant_id: TenantId(row.get("tenant_id")),
+        id: place.webhook,
+        tenant_id: place.tenant,
         url: WebhookUrl::parse_stored(row.get("url"))?,
         events: events.into_iter().map(str::parse).collect::<Result<_, _>>()?,
         session_ids: session_ids
             .map(|ids| ids.into_iter().map(str::parse).collect::<Result<_, _>>())
             .transpose()?,
-        secret: SecretBytes::new(row.get::<_, Vec<u8>>("secret")),
+        secret: open_secret(row, keys, place),
         is_active: row.get("is_active"),
         disabled: reason.map(str::parse).transpose()?.zip(disabled_at),
         gate: GateSettings {

@@ -3,7 +3,7 @@ use store::{SCHEMA_VERSION, Store};
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
-use crate::variable;
+use crate::{ENCRYPTION_KEYS, variable};
 
 /// Any number that nothing else on the server uses as an advisory lock.
 const TEMPLATE_LOCK: i64 = 0x7465_7374;
@@ -29,7 +29,7 @@ impl TestDatabase {
         let name = format!("test_{}", Uuid::now_v7().simple());
         admin.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {}", template_name())).await.unwrap();
         let url = with_database(&server, &name);
-        Self { store: Store::new(&url, 4).unwrap(), url }
+        Self { store: store_with_keys(&url, ENCRYPTION_KEYS), url }
     }
 
     /// One without a schema.
@@ -38,12 +38,17 @@ impl TestDatabase {
         let name = format!("test_{}", Uuid::now_v7().simple());
         connect(&server).await.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
         let url = with_database(&server, &name);
-        Self { store: Store::new(&url, 4).unwrap(), url }
+        Self { store: store_with_keys(&url, ENCRYPTION_KEYS), url }
     }
 
     /// Where it is.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Another way to it, with other encryption keys.
+    pub fn store_with_keys(&self, keys: &str) -> Store {
+        store_with_keys(&self.url, keys)
     }
 
     /// A connection for a test's own questions.
@@ -55,6 +60,10 @@ impl TestDatabase {
     pub async fn count(&self, query: &str) -> i64 {
         self.client().await.query_one(query, &[]).await.unwrap().get(0)
     }
+}
+
+fn store_with_keys(url: &str, keys: &str) -> Store {
+    Store::new(url, 4).unwrap().with_keys(keys.parse().unwrap())
 }
 
 /// Several test processes may want it at once: the lock lets one make it.

@@ -7,6 +7,7 @@
 
 mod clock;
 mod database;
+mod dns;
 mod proxy;
 mod queue;
 mod readme;
@@ -15,6 +16,7 @@ mod wait;
 
 pub use clock::ManualClock;
 pub use database::TestDatabase;
+pub use dns::NameServer;
 pub use proxy::{Direction, Proxy};
 pub use queue::{DeadLetter, TestBroker};
 pub use readme::check_configuration_table;
@@ -25,6 +27,10 @@ use domain::{AddressPolicy, UrlPolicy};
 
 /// The signing secret of access tokens in tests.
 pub const JWT_SECRET: &str = "a secret that only tests know, long enough";
+/// The encryption keys of test databases.
+pub const ENCRYPTION_KEYS: &str = "test:dGhpcnR5LXR3byBieXRlcyB0aGF0IHRlc3RzIGtub3c=";
+/// Another one, which does not open what is encrypted with those.
+pub const OTHER_ENCRYPTION_KEY: &str = "other:dGhpcnR5LXR3byBvdGhlciBieXRlcyBmb3IgdGVzdHM=";
 /// The issuer of access tokens in tests.
 pub const JWT_ISSUER: &str = "https://issuer.test";
 /// The audience of access tokens in tests.

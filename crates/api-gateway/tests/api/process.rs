@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use test_support::{JWT_SECRET, TestDatabase, check_configuration_table};
+use test_support::{ENCRYPTION_KEYS, JWT_SECRET, TestDatabase, check_configuration_table};
 
 fn gateway() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_api-gateway"));
@@ -20,9 +20,12 @@ fn without_configuration_it_exits_2_and_names_everything_that_is_missing() {
     let output = gateway().env("POSTRIDER_JWT_SECRET", "short").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     let report = String::from_utf8(output.stderr).unwrap();
-    for variable in ["DATABASE_URL", "AMQP_URL", "JWT_SECRET", "JWT_ISSUER", "JWT_AUDIENCE"] {
+    for variable in
+        ["DATABASE_URL", "AMQP_URL", "ENCRYPTION_KEYS", "JWT_SECRET", "JWT_ISSUER", "JWT_AUDIENCE"]
+    {
         assert!(report.contains(&format!("POSTRIDER_{variable}")), "{variable} in: {report}");
     }
+    assert!(report.contains("postrider keys generate"), "{report}");
     assert!(!report.contains("short"), "a secret is not repeated");
 }
 
@@ -33,6 +36,7 @@ async fn with_migrations_pending_it_exits_3_and_says_what_to_do() {
         .env("POSTRIDER_DATABASE_URL", database.url())
         .env("POSTRIDER_AMQP_URL", "amqp://127.0.0.1:1/%2f")
         .env("POSTRIDER_JWT_SECRET", JWT_SECRET)
+        .env("POSTRIDER_ENCRYPTION_KEYS", ENCRYPTION_KEYS)
         .env("POSTRIDER_JWT_ISSUER", "i")
         .env("POSTRIDER_JWT_AUDIENCE", "a")
         .output()

@@ -208,3 +208,23 @@ async fn fifty_creations_at_once_never_exceed_the_plan() {
     assert_eq!(created, 5);
     assert_eq!(api.database.count("SELECT count(*) FROM webhooks").await, 5);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_whose_encryption_key_is_missing_can_be_seen_changed_and_given_a_new_secret() {
+    let api = TestApi::start().await;
+    let id = api.create_webhook("https://example.com/").await;
+    let path = format!("/api/webhooks/{id}");
+    let forget = "UPDATE webhooks SET secret_key_id = 'forgotten'";
+    api.database.client().await.execute(forget, &[]).await.unwrap();
+    assert_eq!(api.get(&path).await.status, 200);
+    assert_eq!(api.get("/api/webhooks").await.body["data"][0]["id"], id.as_str());
+    let changed = api.patch(&path, r#"{"url":"https://example.com/elsewhere"}"#).await;
+    assert_eq!((changed.status, &changed.body["data"]["secret"]), (200, &serde_json::Value::Null));
+    let count = async |key: &str| {
+        api.database.count(&format!("SELECT count(*) FROM webhooks WHERE secret_key_id = '{key}'")).await
+    };
+    assert_eq!(count("forgotten").await, 1, "another change leaves the secret as it is");
+    assert_eq!(api.patch(&path, r#"{"secret":"a-new-signing-secret"}"#).await.status, 200);
+    assert_eq!(count("test").await, 1);
+    assert_eq!(api.delete(&path).await.status, 200);
+}

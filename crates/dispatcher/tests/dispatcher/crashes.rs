@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use test_support::{Receiver, eventually};
+use test_support::{ENCRYPTION_KEYS, Receiver, eventually};
 
 use crate::helpers::World;
 
@@ -15,6 +15,7 @@ impl Process {
     pub(crate) fn start(world: &World) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_dispatcher"))
             .env("POSTRIDER_DATABASE_URL", world.database.url())
+            .env("POSTRIDER_ENCRYPTION_KEYS", ENCRYPTION_KEYS)
             .env("POSTRIDER_AMQP_URL", world.broker.url())
             .env("POSTRIDER_AMQP_PREFIX", world.broker.prefix())
             .env("POSTRIDER_HEALTH_ADDRESS", "127.0.0.1:0")

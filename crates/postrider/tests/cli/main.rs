@@ -6,7 +6,10 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use service::access_token::TokenVerifier;
 use signing::{ID_HEADER, SIGNATURE_HEADER, Secret, TIMESTAMP_HEADER, sign};
-use test_support::{JWT_AUDIENCE, JWT_ISSUER, JWT_SECRET, TestDatabase};
+use store::Keyring;
+use test_support::{
+    ENCRYPTION_KEYS, JWT_AUDIENCE, JWT_ISSUER, JWT_SECRET, OTHER_ENCRYPTION_KEY, TestDatabase,
+};
 
 const TENANT: &str = "7b2e1c9a-4f1d-4d7e-9a55-0d3f6a1b2c3d";
 const SECRET: &str = "your-signing-secret";
@@ -24,7 +27,7 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn help_names_every_command_and_each_explains_itself() {
     let help = text(&postrider(&["--help"]).output().unwrap().stdout);
-    for command in ["migrate", "token", "publish", "listen", "history", "audit"] {
+    for command in ["migrate", "token", "publish", "listen", "history", "audit", "keys"] {
         assert!(help.contains(command), "{command} in: {help}");
         let output = postrider(&[command, "--help"]).output().unwrap();
         assert!(output.status.success() && output.stdout.len() > 200, "{command}");
@@ -80,6 +83,54 @@ async fn audit_counts_and_says_that_nothing_is_lost_and_fails_when_something_is(
 }
 
 #[test]
+fn keys_generate_prints_a_key_that_can_be_used_and_nothing_else() {
+    let generate = || text(&postrider(&["keys", "generate"]).output().unwrap().stdout);
+    let (key, other) = (generate(), generate());
+    assert_eq!(key.lines().count(), 1);
+    let keyring: Keyring = key.trim_end().parse().unwrap();
+    assert!(keyring.first_id().unwrap().starts_with("k-"));
+    assert_ne!(key, other);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_rotate_encrypts_what_is_in_plain_says_how_much_and_fails_for_what_it_cannot_read() {
+    let database = TestDatabase::create().await;
+    let plant = format!(
+        "INSERT INTO tenants (id) VALUES ('{TENANT}');
+         INSERT INTO webhooks (id, tenant_id, url, events, secret, is_active, duplicate_key, created_at, updated_at)
+         SELECT gen_random_uuid(), '{TENANT}', 'https://example.com/', '{{*}}', '0123456789', true, n::text, now(), now()
+         FROM generate_series(1, 250) n"
+    );
+    database.client().await.batch_execute(&plant).await.unwrap();
+    let rotate = |keys: &str| {
+        postrider(&["keys", "rotate"])
+            .env("POSTRIDER_DATABASE_URL", database.url())
+            .env("POSTRIDER_ENCRYPTION_KEYS", keys)
+            .output()
+            .unwrap()
+    };
+    let rotated = rotate(ENCRYPTION_KEYS);
+    assert!(rotated.status.success(), "{}", text(&rotated.stderr));
+    let printed = text(&rotated.stdout);
+    assert!(printed.contains("200 secret(s) encrypted so far"), "{printed}");
+    assert!(printed.contains("250 secret(s) encrypted with key test"), "{printed}");
+    assert_eq!(database.count("SELECT count(*) FROM webhooks WHERE secret = '0123456789'").await, 0);
+    assert!(text(&rotate(ENCRYPTION_KEYS).stdout).starts_with("0 secret(s)"), "nothing is left to do");
+
+    let wrong = rotate(OTHER_ENCRYPTION_KEY);
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(
+        text(&wrong.stdout).contains("encrypted with key test, which is not in POSTRIDER_ENCRYPTION_KEYS")
+    );
+    assert!(text(&wrong.stderr).contains("250 secret(s) cannot be read"));
+
+    let garbled = rotate("k1:hunter2");
+    assert_eq!(garbled.status.code(), Some(1));
+    let errors = text(&garbled.stderr);
+    assert!(errors.contains("32 bytes in base64") && !errors.contains("hunter2"), "{errors}");
+}
+
+#[test]
 fn a_database_that_cannot_be_reached_is_an_error_that_says_so() {
     let url = "postgres://nobody:hunter2@127.0.0.1:1/none";
     let output = postrider(&["migrate"]).env("POSTRIDER_DATABASE_URL", url).output().unwrap();
@@ -107,6 +158,20 @@ fn token_prints_a_token_that_verifies_and_nothing_else() {
     assert_eq!(caller.scopes.to_string(), "webhooks:read admin");
     let wrong = token("webhooks:rule");
     assert!(!wrong.status.success() && text(&wrong.stderr).contains("webhooks:read"));
+}
+
+#[test]
+fn a_secret_that_cannot_be_used_is_not_repeated() {
+    let output = postrider(&["token", "--tenant", TENANT])
+        .env("POSTRIDER_JWT_SECRET", "hunter2")
+        .env("POSTRIDER_JWT_ISSUER", JWT_ISSUER)
+        .env("POSTRIDER_JWT_AUDIENCE", JWT_AUDIENCE)
+        .output()
+        .unwrap();
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors.contains("POSTRIDER_JWT_SECRET: must be at least 32 bytes"), "{errors}");
+    assert!(!errors.contains("hunter2"), "{errors}");
 }
 
 #[test]

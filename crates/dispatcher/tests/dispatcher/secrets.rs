@@ -1,0 +1,118 @@
+//! Secrets that cannot be read: the deliveries wait, whatever it takes, and cost nobody an attempt.
+
+use std::time::Duration;
+
+use domain::{Clock as _, WebhookId};
+use store::Store;
+use test_support::{ENCRYPTION_KEYS, OTHER_ENCRYPTION_KEY, Receiver, eventually};
+
+use crate::helpers::{SECRET, World};
+
+/// Longer than a delivery rests after a fault of ours.
+const REST: Duration = Duration::from_secs(34);
+
+/// Waits until so many deliveries wait, and makes sure that nothing is charged for them.
+async fn expect_waiting(world: &World, webhook: WebhookId, count: i64) {
+    let now = world.clock.now();
+    let waiting = format!(
+        "SELECT count(*) FROM deliveries WHERE (due_at IS NULL OR due_at > '{now}') AND leased_by IS NULL AND attempts = 0
+         AND NOT EXISTS (SELECT FROM open_batches)"
+    );
+    eventually("the deliveries waiting", async || {
+        (world.database.count(&waiting).await == count).then_some(())
+    })
+    .await;
+    assert_eq!(world.history(webhook).await, []);
+    assert_eq!(world.database.count("SELECT count(*) FROM webhook_health").await, 0);
+}
+
+async fn rotate(store: &Store) {
+    let step = store.rotate_secrets(None).await.unwrap();
+    assert_eq!((step.unreadable.as_slice(), step.next), (&[][..], None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_key_is_missing_deliveries_wait_and_with_it_they_are_made() {
+    let world = World::create().await;
+    let mut receiver = Receiver::start().await;
+    let webhook = world.webhook(&receiver.url("/"), &["*"]).await;
+    let keyless = world.database.store_with_keys(OTHER_ENCRYPTION_KEY);
+    let dispatcher = world
+        .dispatcher_with(|config| {
+            config.store = keyless;
+            config.webhook_concurrency = 2;
+        })
+        .await;
+    // More failures in a row than the circuit breaker stands.
+    for number in 0..25 {
+        world.publish(&format!("e{number}")).await;
+    }
+    expect_waiting(&world, webhook, 25).await;
+    let put_off = world.database.count("SELECT count(*) FROM deliveries WHERE due_at IS NOT NULL").await;
+    assert!((1..=2).contains(&put_off), "the others are not even tried: {put_off}");
+    world.clock.advance(REST);
+    expect_waiting(&world, webhook, 25).await;
+    assert!(dispatcher.shut_down().await);
+    assert!(receiver.try_next().is_none());
+
+    let both = world.database.store_with_keys(&format!("{OTHER_ENCRYPTION_KEY},{ENCRYPTION_KEYS}"));
+    let _dispatcher = world.dispatcher_with(|config| config.store = both).await;
+    world.clock.advance(REST);
+    for _ in 0..25 {
+        assert!(receiver.next().await.is_signed_with(SECRET));
+    }
+    let history = world.wait_for_history(webhook, 25).await;
+    assert!(history.iter().all(|attempt| (attempt.attempt, attempt.status_code) == (1, Some(204))));
+    world.wait_until_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_lets_a_running_dispatcher_read_what_it_could_not() {
+    let world = World::create().await;
+    let mut receiver = Receiver::start().await;
+    let webhook = world.webhook(&receiver.url("/"), &["*"]).await;
+    let newer = world.database.store_with_keys(OTHER_ENCRYPTION_KEY);
+    let _dispatcher = world.dispatcher_with(|config| config.store = newer).await;
+    world.publish("e1").await;
+    expect_waiting(&world, webhook, 1).await;
+    rotate(&world.database.store_with_keys(&format!("{OTHER_ENCRYPTION_KEY},{ENCRYPTION_KEYS}"))).await;
+    world.clock.advance(REST);
+    assert!(receiver.next().await.is_signed_with(SECRET));
+    world.wait_until_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_under_way_disturbs_no_delivery_also_of_secrets_from_before_there_were_keys() {
+    let world = World::create().await;
+    let mut receiver = Receiver::start().await;
+    let webhook = world.webhook(&receiver.url("/"), &["*"]).await;
+    let plain = "UPDATE webhooks SET secret = $1, secret_key_id = NULL";
+    world.database.client().await.execute(plain, &[&SECRET.as_bytes()]).await.unwrap();
+    let _dispatcher = world.dispatcher().await;
+    world.publish("plain").await;
+    assert!(receiver.next().await.is_signed_with(SECRET));
+    rotate(&world.database.store).await;
+    world.publish("sealed").await;
+    assert!(receiver.next().await.is_signed_with(SECRET));
+    assert_eq!(world.wait_for_history(webhook, 2).await.len(), 2);
+    assert_eq!(world.database.count("SELECT count(*) FROM webhooks WHERE secret_key_id = 'test'").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_was_tampered_with_signs_nothing_and_loses_nothing() {
+    let world = World::create().await;
+    let mut receiver = Receiver::start().await;
+    let webhook = world.webhook(&receiver.url("/"), &["*"]).await;
+    let flip = "UPDATE webhooks SET secret = set_byte(secret, 20, get_byte(secret, 20) # 1)";
+    world.database.client().await.execute(flip, &[]).await.unwrap();
+    let dispatcher = world.dispatcher().await;
+    world.publish("e1").await;
+    expect_waiting(&world, webhook, 1).await;
+    assert!(receiver.try_next().is_none());
+    assert!(dispatcher.shut_down().await);
+    world.database.client().await.execute(flip, &[]).await.unwrap();
+    let _dispatcher = world.dispatcher().await;
+    world.clock.advance(REST);
+    assert!(receiver.next().await.is_signed_with(SECRET));
+    world.wait_until_settled().await;
+}
