@@ -8,7 +8,7 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -19,6 +19,11 @@ use crate::{BrokerConfig, Intake, Rejection};
 const CONSUMER_TAG: &str = "dispatcher";
 /// How often the connection is looked at while no message comes.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often everything is declared again. Where services' exchange was deleted nobody else would notice: the gateway
+/// publishes to another, and consuming goes on.
+const DECLARE_INTERVAL: Duration = Duration::from_secs(20);
+/// How long that may take.
+const DECLARE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the broker may take to stop sending.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -143,6 +148,8 @@ impl ConsumeTask {
         let (acks, mut to_ack) = mpsc::unbounded_channel();
         let mut check = interval(CHECK_INTERVAL);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut declare = interval_at(Instant::now() + DECLARE_INTERVAL, DECLARE_INTERVAL);
+        declare.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stopping = false;
         loop {
             tokio::select! {
@@ -170,6 +177,10 @@ impl ConsumeTask {
                     Some(Err(error)) => return Err(text(error)),
                     None => return Err("the broker cancelled the consumer".to_owned()),
                 },
+                _ = declare.tick(), if !stopping => {
+                    let declared = timeout(DECLARE_TIMEOUT, self.config.topology.declare(channel)).await;
+                    declared.map_err(|_| "the broker does not answer".to_owned())?.map_err(text)?;
+                }
                 _ = check.tick() => {
                     if !connection.status().connected() || !channel.status().connected() {
                         return Err("the connection was closed".to_owned());

@@ -73,13 +73,13 @@ fn all() -> Vec<Case> {
             "the services' exchange deleted under load: restored, without a restart of anything";
         "4a" "confirm-never-comes" quick broker::confirm_never_comes
             "the broker swallows what the gateway sends: 503 within the publish timeout, no hang";
-        "4b" "memory-alarm" quick broker::memory_alarm
+        "4b" "memory-alarm" full broker::memory_alarm
             "memory alarm: 503 at once, while dispatchers drain the queue";
         "5" "broker-refuses" full broker::queue_full
             "the queue is full and refuses: 503 with Retry-After, then all is accepted";
         "6a" "dispatcher-lost-before-hand-over" full dispatcher::killed_before_hand_over
             "a dispatcher's machine lost with events it could not hand over yet: delivered once";
-        "6b" "dispatcher-lost-after-hand-over" quick dispatcher::killed_after_hand_over
+        "6b" "dispatcher-lost-after-hand-over" full dispatcher::killed_after_hand_over
             "a dispatcher's machine lost after the hand-over's commit, before it knew of it: delivered once";
         "6c" "dispatcher-killed-during-requests" full dispatcher::killed_during_requests
             "dispatcher killed with requests under way: another makes them again";

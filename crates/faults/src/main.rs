@@ -24,7 +24,7 @@ use crate::report::{Ended, Verdict};
 use crate::world::Lab;
 
 /// How long a case may take; one that takes longer hangs.
-const CASE_LIMIT: Duration = Duration::from_secs(300);
+const CASE_LIMIT: Duration = Duration::from_secs(480);
 /// How much longer when faults last as long as they do in the list.
 const LONG_CASE_LIMIT: Duration = Duration::from_secs(1200);
 

@@ -13,7 +13,7 @@ use crate::oracle::{Allowed, Findings};
 use crate::world::{Lab, Setup, World, eventually};
 
 /// The gateway's publish timeout, and a little for the machine.
-const ANSWER_LIMIT: Duration = Duration::from_millis(5_000 + 1_500);
+const ANSWER_LIMIT: Duration = Duration::from_millis(5_000 + 2_500);
 /// RabbitMQ 3.10 loses a quorum queue that was declared within about a second before the node is killed.
 const QUEUE_SAFE: Duration = Duration::from_secs(3);
 

@@ -94,7 +94,7 @@ pub(crate) async fn many_fall_due(lab: Arc<Lab>) -> anyhow::Result<Outcome> {
     let left = world.count("SELECT count(*) FROM deliveries").await?;
     world.fault_ends();
     p99(&world, "after").await?;
-    let allowed = Allowed { settle_time: Duration::from_secs(200), ..Allowed::NOTHING };
+    let allowed = Allowed { settle_time: Duration::from_secs(360), ..Allowed::NOTHING };
     conclude(world, allowed, |_, findings| {
         findings.expect(left > 0, "all was delivered before the latency was measured");
         expect_unhurt(findings, before, during);
