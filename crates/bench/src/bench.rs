@@ -184,12 +184,24 @@ impl Bench {
         copies: usize,
         publishing: impl Future<Output = anyhow::Result<Published>>,
     ) -> anyhow::Result<(Measured, Vec<Arrival>)> {
+        self.measure_some(name, copies, publishing, |_| true).await
+    }
+
+    /// Like [`Bench::measure`], when other deliveries than the wanted ones arrive too.
+    pub(crate) async fn measure_some(
+        &mut self,
+        name: &str,
+        copies: usize,
+        publishing: impl Future<Output = anyhow::Result<Published>>,
+        is_wanted: impl Fn(&Arrival) -> bool,
+    ) -> anyhow::Result<(Measured, Vec<Arrival>)> {
         self.receiver.take().await?;
         self.usage.reset_peak();
         let before = self.read().await?;
         let published = publishing.await?;
         let expected = published.accepted.len() * copies;
-        let arrivals = self.wait_for_arrivals(expected, |_| true).await?;
+        let mut arrivals = self.wait_for_arrivals(expected, &is_wanted).await?;
+        arrivals.retain(&is_wanted);
         let after = self.read().await?;
         let mut measured = account(name, &published, &arrivals, expected)?;
         measured.set_usage(
@@ -252,10 +264,19 @@ impl Bench {
         Ok(Reading { cpu: self.usage.cpu_milliseconds(), volume: self.database.volume().await? })
     }
 
+    /// A connection of its own, as a service that publishes has.
+    pub(crate) async fn broker_for_publishing(&self) -> anyhow::Result<Broker> {
+        Broker::connect(&variable("POSTRIDER_AMQP_URL")?).await
+    }
+
     /// The numbers that events get from now on.
     pub(crate) fn take_sequence(&self, count: u32) -> u32 {
         self.sequence.fetch_add(count, Ordering::Relaxed)
     }
+}
+
+pub(crate) fn variable(name: &str) -> anyhow::Result<String> {
+    std::env::var(name).with_context(|| format!("{name} is not set; use scripts/bench"))
 }
 
 fn account(

@@ -50,8 +50,10 @@ impl Broker {
 }
 
 /// A stream of messages.
+#[derive(Clone)]
 pub(crate) struct Publishing {
-    pub(crate) tenant: Uuid,
+    /// Whose events they are, in turn.
+    pub(crate) tenants: Vec<Uuid>,
     /// Events in a message.
     pub(crate) events_per_message: usize,
     /// Messages whose confirm is awaited at a time.
@@ -64,48 +66,62 @@ pub(crate) struct Publishing {
 
 impl Publishing {
     async fn run(self, channel: &Channel) -> anyhow::Result<Published> {
-        let mut message = self.template()?;
-        let count = u32::try_from(message.events())?;
+        let mut messages = self.messages()?;
         let mut published = Published { began: now_micros(), ..Published::default() };
         let until = published.began + u64::try_from(self.duration.as_micros())?;
         let mut confirms = FuturesOrdered::new();
-        let mut sent = 0;
+        let (mut sent, mut next) = (0, 0);
         loop {
             let now = now_micros();
             let goes_on = now < until && sent < self.most;
             if goes_on && confirms.len() < self.outstanding {
-                let first = self.sequence.fetch_add(count, Ordering::Relaxed);
+                let turn = next % messages.len();
+                next += 1;
+                let message = &mut messages[turn];
+                let events = message.events();
+                let first = self.sequence.fetch_add(u32::try_from(events)?, Ordering::Relaxed);
                 let confirm = publish(channel, message.stamp(now, first)).await?;
-                sent += message.events();
-                confirms.push_back(async move { (first, confirm.await) });
+                sent += events;
+                confirms.push_back(async move { (first, events, confirm.await) });
                 continue;
             }
-            let Some((first, confirmation)) = confirms.next().await else { break };
+            let Some((first, events, confirmation)) = confirms.next().await else { break };
             ensure!(
                 matches!(confirmation, Ok(Confirmation::Ack(None))),
                 "RabbitMQ did not take a message: {confirmation:?}"
             );
             let at = now_micros();
-            published.accepted.extend((first..first + count).map(|sequence| Accepted { sequence, at }));
+            published.accepted.extend((first..).take(events).map(|sequence| Accepted { sequence, at }));
         }
         published.ended = now_micros();
         Ok(published)
     }
 
-    fn template(&self) -> anyhow::Result<Template> {
-        if self.events_per_message == 0 || self.outstanding == 0 {
-            bail!("a message has at least one event, and at least one is outstanding");
+    /// As many different messages as it takes for each tenant to have its turn.
+    fn messages(&self) -> anyhow::Result<Vec<Template>> {
+        if self.tenants.is_empty() || self.events_per_message == 0 || self.outstanding == 0 {
+            bail!(
+                "a message has at least one event, of at least one tenant, and at least one is outstanding"
+            );
         }
-        let event = format!(
-            "{{\"id\":\"amqp-{ID_DIGITS}\",\"tenantId\":\"{}\",\"type\":\"{EVENT_TYPE}\",\"occurredAt\":\"2026-01-01T00:00:00Z\",{}}}",
-            self.tenant,
-            data_field()
-        );
-        if self.events_per_message == 1 {
-            return Template::new(event.into_bytes());
-        }
-        Template::new(format!("[{}]", vec![event; self.events_per_message].join(",")).into_bytes())
+        let mut tenants = self.tenants.iter().cycle();
+        let count = self.tenants.len().div_ceil(self.events_per_message);
+        let message = |_| {
+            let events: Vec<String> = tenants.by_ref().take(self.events_per_message).map(event_of).collect();
+            match events.as_slice() {
+                [event] => Template::new(event.clone().into_bytes()),
+                events => Template::new(format!("[{}]", events.join(",")).into_bytes()),
+            }
+        };
+        (0..count).map(message).collect()
     }
+}
+
+fn event_of(tenant: &Uuid) -> String {
+    format!(
+        "{{\"id\":\"amqp-{ID_DIGITS}\",\"tenantId\":\"{tenant}\",\"type\":\"{EVENT_TYPE}\",\"occurredAt\":\"2026-01-01T00:00:00Z\",{}}}",
+        data_field()
+    )
 }
 
 async fn publish(channel: &Channel, message: &[u8]) -> lapin::Result<lapin::PublisherConfirm> {

@@ -109,7 +109,7 @@ fn free_address() -> anyhow::Result<SocketAddr> {
 
 /// Gateway and dispatchers.
 pub(crate) struct Product {
-    places: Places,
+    pub(crate) places: Places,
     gateway: Program,
     pub(crate) gateway_address: SocketAddr,
     dispatchers: Vec<Program>,
@@ -177,6 +177,12 @@ impl Product {
         let (status, answer) = self.call("DELETE", &format!("/api/webhooks/{id}"), token, "").await?;
         ensure!(status == 200, "a webhook was not deleted: {status} {answer}");
         Ok(())
+    }
+
+    /// A request for the newest part of a webhook's history.
+    pub(crate) fn history_request(&self, token: &str, webhook: Uuid) -> Vec<u8> {
+        let headers = format!("authorization: Bearer {token}\r\n");
+        http::request("GET", self.gateway_address, &format!("/api/webhooks/{webhook}/history"), &headers, "")
     }
 
     async fn call(&self, method: &str, path: &str, token: &str, body: &str) -> anyhow::Result<(u16, Value)> {

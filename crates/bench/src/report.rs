@@ -120,9 +120,10 @@ impl Measured {
 }
 
 /// The heads of the table, and of the one in Markdown.
-const HEADS: [&str; 9] = [
+const HEADS: [&str; 10] = [
     "scenario",
     "events/s",
+    "deliveries/s",
     "of floor",
     "p50 ms",
     "p99 ms",
@@ -151,6 +152,7 @@ fn row_cells(row: &Measured) -> Vec<String> {
     vec![
         row.scenario.clone(),
         thousands(row.events_per_second),
+        thousands(row.deliveries_per_second),
         row.floor_ratio.map_or(String::new(), |ratio| format!("{ratio:.2}")),
         short(row.p50_ms),
         short(row.p99_ms),

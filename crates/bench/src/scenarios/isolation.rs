@@ -148,6 +148,7 @@ async fn fall_due(bench: &mut Bench, bad: &Tenant) -> anyhow::Result<()> {
         first,
         count: DUE,
         due_in_seconds: 0.0,
+        due_over_seconds: 0.0,
     };
     bench.database.insert_unfinished(&rows).await
 }

@@ -1,7 +1,11 @@
 //! What is measured.
 
+mod backlog;
+mod history;
 mod isolation;
 mod open;
+mod retries;
+mod tenants;
 mod throughput;
 
 use clap::ValueEnum;
@@ -19,10 +23,24 @@ pub(crate) enum Scenario {
     Closed,
     /// The same by one tenant with one webhook
     Single,
+    /// Published straight to RabbitMQ with confirms, in arrays of 64 and one by one
+    Amqp,
+    /// One event for 1, 10 and 100 webhooks
+    Fanout,
+    /// 1, 2 and 4 dispatchers
+    Scale,
     /// 100, 300 and 1,000 events/s whatever the answers: latency from publish to arrival
     Open,
     /// One tenant's latency while another's receivers hang, or 100,000 of its deliveries fall due at once
     Isolation,
+    /// 1,000,000 events that wait in the queue when the dispatcher starts
+    Backlog,
+    /// 10,000 tenants with 100,000 webhooks
+    Tenants,
+    /// 1,000,000 unfinished deliveries, of which 1 % fall due
+    Retries,
+    /// 10,000,000 attempts in the history
+    History,
 }
 
 /// The scenarios asked for, or all.
@@ -39,7 +57,14 @@ pub(crate) async fn run(scenario: Scenario, bench: &mut Bench, results: &mut Res
         Scenario::Floor => throughput::floor(bench, results).await,
         Scenario::Closed => throughput::closed(bench, results).await,
         Scenario::Single => throughput::single(bench, results).await,
+        Scenario::Amqp => throughput::amqp(bench, results).await,
+        Scenario::Fanout => throughput::fan_out(bench, results).await,
+        Scenario::Scale => throughput::scale(bench, results).await,
         Scenario::Open => open::run(bench, results).await,
         Scenario::Isolation => isolation::run(bench, results).await,
+        Scenario::Backlog => backlog::run(bench, results).await,
+        Scenario::Tenants => tenants::run(bench, results).await,
+        Scenario::Retries => retries::run(bench, results).await,
+        Scenario::History => history::run(bench, results).await,
     }
 }
