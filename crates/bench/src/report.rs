@@ -108,8 +108,13 @@ impl Measured {
 
     /// One line for a person.
     pub(crate) fn line(&self) -> String {
+        let fan_out = if self.deliveries > self.events {
+            format!(", {} deliveries/s", thousands(self.deliveries_per_second))
+        } else {
+            String::new()
+        };
         format!(
-            "{}: {} events/s{}, p50 {} ms, p99 {} ms",
+            "{}: {} events/s{fan_out}{}, p50 {} ms, p99 {} ms",
             self.scenario,
             thousands(self.events_per_second),
             self.floor_ratio.map(|ratio| format!(" ({ratio:.2} of the floor)")).unwrap_or_default(),
@@ -192,8 +197,11 @@ pub(crate) fn markdown(cells: &[Vec<String>]) -> String {
     lines.join("\n")
 }
 
-/// A number with three digits that matter.
+/// A number with three digits that matter; a dash for what was not measured.
 pub(crate) fn short(value: f64) -> String {
+    if value == 0.0 {
+        return "–".to_owned();
+    }
     let digits = if value >= 100.0 {
         0
     } else if value >= 10.0 {

@@ -231,6 +231,9 @@ fn row(phases: &[Phase], beside: Beside) -> Measured {
         Measured::median_of(&of_kind.iter().map(|phase| phase.measured.clone()).collect::<Vec<_>>());
     let list = |value: fn(&Phase) -> f64| of_kind.iter().map(|phase| value(phase)).collect::<Vec<_>>();
     row.note("p99_ms_of_phases", list(|phase| phase.measured.p99_ms));
+    let seconds =
+        of_kind.iter().map(|phase| phase.over_time.iter().map(|(_, latency)| latency.p99).collect());
+    row.note("p99_ms_by_second_of_phases", json!(seconds.collect::<Vec<Vec<f64>>>()));
     row.note("p99_ms_from_accept", median(&list(|phase| phase.from_accept.p99)));
     row.note(
         "other_tenant_accepted_per_second",
