@@ -1,0 +1,308 @@
+//! What every scenario works with, and how a scenario is measured.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use signing::Secret;
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use crate::arrivals::{Arrival, percentiles, without_repeats};
+use crate::broker::Broker;
+use crate::database::{Database, Volume};
+use crate::http;
+use crate::load::{Published, Publisher, SIGNATURE_BYTES, Sequence, Signer, closed};
+use crate::output::progress;
+use crate::payload::{EVENT_TYPE, Template, data_field};
+use crate::product::{Places, Product, Receiver, prepare};
+use crate::receiver::address_of;
+use crate::report::Measured;
+use crate::usage::{ByProcess, Usage, difference};
+
+/// Connections of the bare loop that everything is compared with.
+const FLOOR_CONNECTIONS: usize = 64;
+/// How long nothing may arrive before the rest counts as missing.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the product may take to come to rest.
+const REST_TIMEOUT: Duration = Duration::from_secs(180);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How large the large scenarios are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Scale {
+    /// A tenth of the numbers, and shorter phases.
+    Small,
+    /// The documented numbers.
+    Full,
+}
+
+/// How a receiver answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    AtOnce,
+    Never,
+}
+
+/// A tenant with webhooks.
+#[derive(Debug, Clone)]
+pub(crate) struct Tenant {
+    pub(crate) id: Uuid,
+    pub(crate) token: String,
+    pub(crate) webhooks: Vec<Uuid>,
+    /// The numbers of its webhooks at the receiver.
+    pub(crate) hooks: Vec<u32>,
+}
+
+/// A run.
+pub(crate) struct Bench {
+    pub(crate) product: Product,
+    pub(crate) receiver: Receiver,
+    pub(crate) database: Database,
+    pub(crate) broker: Broker,
+    pub(crate) usage: Usage,
+    pub(crate) sequence: Sequence,
+    pub(crate) scale: Scale,
+    next_hook: u32,
+}
+
+/// What is read before and after.
+struct Reading {
+    cpu: ByProcess,
+    volume: Volume,
+}
+
+impl Bench {
+    pub(crate) async fn start(places: Places, scale: Scale) -> anyhow::Result<Self> {
+        prepare(&places)?;
+        let variable =
+            |name: &str| std::env::var(name).with_context(|| format!("{name} is not set; use scripts/bench"));
+        let database = Database::connect(&variable("POSTRIDER_DATABASE_URL")?).await?;
+        let receiver = Receiver::start(&places).await?;
+        let mut product = Product::start(places).await?;
+        product.set_dispatchers(1).await?;
+        let broker = Broker::connect(&variable("POSTRIDER_AMQP_URL")?).await?;
+        let usage = Usage::start();
+        usage.watch("load", vec![std::process::id()]);
+        usage.watch("receiver", vec![receiver.id()]);
+        usage.watch("gateway", vec![product.gateway_id()]);
+        usage.watch("dispatcher", product.dispatcher_ids());
+        for (name, variable) in
+            [("postgres", "POSTRIDER_POSTGRES_PID"), ("rabbitmq", "POSTRIDER_RABBITMQ_PID")]
+        {
+            // Absent when they run in containers; they are not watched then.
+            if let Ok(id) = std::env::var(variable) {
+                usage.watch_server(name, id.parse().with_context(|| format!("{variable} is no process id"))?);
+            }
+        }
+        Ok(Self {
+            product,
+            receiver,
+            database,
+            broker,
+            usage,
+            sequence: Sequence::default(),
+            scale,
+            next_hook: 0,
+        })
+    }
+
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        self.product.stop().await
+    }
+
+    pub(crate) async fn set_dispatchers(&mut self, count: usize) -> anyhow::Result<Duration> {
+        let took = self.product.set_dispatchers(count).await?;
+        self.usage.watch("dispatcher", self.product.dispatcher_ids());
+        Ok(took)
+    }
+
+    /// A new tenant, so that no scenario finds what another left.
+    pub(crate) async fn tenant(&mut self, webhooks: usize, answer: Answer) -> anyhow::Result<Tenant> {
+        let id = Uuid::now_v7();
+        let token = self.product.token(id).await?;
+        let mut tenant = Tenant { id, token, webhooks: Vec::new(), hooks: Vec::new() };
+        for _ in 0..webhooks {
+            let hook = self.next_hook();
+            let url = self.hook_url(hook, answer);
+            tenant.webhooks.push(self.product.create_webhook(&tenant.token, &url).await?);
+            tenant.hooks.push(hook);
+        }
+        Ok(tenant)
+    }
+
+    pub(crate) fn next_hook(&mut self) -> u32 {
+        self.next_hook += 1;
+        self.next_hook
+    }
+
+    pub(crate) fn hook_url(&self, hook: u32, answer: Answer) -> String {
+        let path = match answer {
+            Answer::AtOnce => "at-once",
+            Answer::Never => "never",
+        };
+        format!("http://{}/{path}/{hook}", address_of(hook, self.receiver.port))
+    }
+
+    /// Publishes one event of 1 KB per request as this tenant.
+    pub(crate) fn publisher(&self, tenant: &Tenant) -> anyhow::Result<Publisher> {
+        let address = self.product.gateway_address;
+        let headers = format!("authorization: Bearer {}\r\n", tenant.token);
+        let body = format!("{{\"type\":\"{EVENT_TYPE}\",{}}}", data_field());
+        let request = Template::new(http::request("POST", address, "/api/events", &headers, &body))?;
+        Ok(Publisher { address, request, success: 202, signer: None })
+    }
+
+    /// The floor: signed requests of the same size straight to the receiver. Says how many a second.
+    pub(crate) async fn floor(&mut self, duration: Duration) -> anyhow::Result<(f64, Measured)> {
+        let publisher = self.direct_publisher()?;
+        let publishing = closed(vec![publisher; FLOOR_CONNECTIONS], Arc::clone(&self.sequence), duration);
+        let (measured, _) = self.measure("floor", 1, publishing).await?;
+        Ok((measured.events_per_second, measured))
+    }
+
+    fn direct_publisher(&mut self) -> anyhow::Result<Publisher> {
+        let hook = self.next_hook();
+        let address = address_of(hook, self.receiver.port);
+        let marker = "~".repeat(SIGNATURE_BYTES);
+        let headers =
+            format!("webhook-id: bench\r\nwebhook-timestamp: 0000000000\r\nwebhook-signature: {marker}\r\n");
+        let body = format!("{{\"id\":\"bench\",\"type\":\"{EVENT_TYPE}\",{}}}", data_field());
+        let request = http::request("POST", address, &format!("/at-once/{hook}"), &headers, &body);
+        let text = str::from_utf8(&request)?;
+        let signature_at = text.find(&marker).context("no place for a signature")?;
+        let signer =
+            Signer { secret: Secret::generate(), signature_at, body_from: request.len() - body.len() };
+        Ok(Publisher { address, request: Template::new(request)?, success: 204, signer: Some(signer) })
+    }
+
+    /// Publishes, waits until each event has arrived `copies` times, and takes the account of all that happened meanwhile.
+    pub(crate) async fn measure(
+        &mut self,
+        name: &str,
+        copies: usize,
+        publishing: impl Future<Output = anyhow::Result<Published>>,
+    ) -> anyhow::Result<(Measured, Vec<Arrival>)> {
+        self.measure_some(name, copies, publishing, |_| true).await
+    }
+
+    /// Like [`Bench::measure`], when other deliveries than the wanted ones arrive too.
+    pub(crate) async fn measure_some(
+        &mut self,
+        name: &str,
+        copies: usize,
+        publishing: impl Future<Output = anyhow::Result<Published>>,
+        is_wanted: impl Fn(&Arrival) -> bool,
+    ) -> anyhow::Result<(Measured, Vec<Arrival>)> {
+        self.receiver.take().await?;
+        self.usage.reset_peak();
+        let before = self.read().await?;
+        let published = publishing.await?;
+        let expected = published.accepted.len() * copies;
+        let mut arrivals = self.wait_for_arrivals(expected, &is_wanted).await?;
+        arrivals.retain(&is_wanted);
+        let after = self.read().await?;
+        let mut measured = account(name, &published, &arrivals, expected)?;
+        measured.set_usage(
+            &difference(&after.cpu, &before.cpu),
+            after.volume.stored - before.volume.stored,
+            after.volume.logged - before.volume.logged,
+            self.usage.peak_megabytes(),
+        );
+        Ok((measured, arrivals))
+    }
+
+    /// Takes arrivals until so many of the wanted ones are there, or none comes any more.
+    pub(crate) async fn wait_for_arrivals(
+        &mut self,
+        expected: usize,
+        is_wanted: impl Fn(&Arrival) -> bool,
+    ) -> anyhow::Result<Vec<Arrival>> {
+        let mut arrivals = Vec::new();
+        let mut wanted = 0;
+        let mut last = Instant::now();
+        loop {
+            let new = self.receiver.take().await?;
+            let new_wanted = new.iter().filter(|arrival| is_wanted(arrival)).count();
+            arrivals.extend(new);
+            if new_wanted > 0 {
+                wanted += new_wanted;
+                last = Instant::now();
+            }
+            if wanted >= expected || last.elapsed() > PATIENCE {
+                return Ok(arrivals);
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Waits until nothing is under way: no message in the queue, no open batch, no unfinished delivery.
+    pub(crate) async fn rest(&mut self) -> anyhow::Result<()> {
+        let began = Instant::now();
+        let mut said = began;
+        loop {
+            let (queued, unfinished) =
+                (self.broker.ready_messages().await?, self.database.unfinished().await?);
+            if queued == 0 && unfinished == 0 {
+                self.receiver.take().await?;
+                return Ok(());
+            }
+            ensure!(
+                began.elapsed() < REST_TIMEOUT,
+                "after {REST_TIMEOUT:?} there are still {queued} messages in the queue and {unfinished} deliveries and batches"
+            );
+            if said.elapsed() > Duration::from_secs(5) {
+                progress(&format!("waiting for {queued} messages, {unfinished} deliveries and batches"));
+                said = Instant::now();
+            }
+            sleep(POLL_INTERVAL * 5).await;
+        }
+    }
+
+    async fn read(&self) -> anyhow::Result<Reading> {
+        Ok(Reading { cpu: self.usage.cpu_milliseconds(), volume: self.database.volume().await? })
+    }
+
+    /// A connection of its own, as a service that publishes has.
+    pub(crate) async fn broker_for_publishing(&self) -> anyhow::Result<Broker> {
+        Broker::connect(&variable("POSTRIDER_AMQP_URL")?).await
+    }
+
+    /// The numbers that events get from now on.
+    pub(crate) fn take_sequence(&self, count: u32) -> u32 {
+        self.sequence.fetch_add(count, Ordering::Relaxed)
+    }
+}
+
+pub(crate) fn variable(name: &str) -> anyhow::Result<String> {
+    std::env::var(name).with_context(|| format!("{name} is not set; use scripts/bench"))
+}
+
+fn account(
+    name: &str,
+    published: &Published,
+    arrivals: &[Arrival],
+    expected: usize,
+) -> anyhow::Result<Measured> {
+    let (first, repeats) = without_repeats(arrivals);
+    let last = first.iter().map(|arrival| arrival.arrived_at).max().unwrap_or(published.ended);
+    let seconds = last.max(published.ended).saturating_sub(published.began) as f64 / 1e6;
+    let latency = percentiles(first.iter().map(Arrival::latency_micros))?;
+    Ok(Measured {
+        scenario: name.to_owned(),
+        events: published.accepted.len(),
+        deliveries: first.len(),
+        seconds,
+        events_per_second: published.accepted.len() as f64 / seconds,
+        deliveries_per_second: first.len() as f64 / seconds,
+        accepted_per_second: published.accepted.len() as f64 / published.seconds(),
+        p50_ms: latency.p50,
+        p99_ms: latency.p99,
+        p999_ms: latency.p999,
+        refused: published.refused,
+        repeats,
+        missing: expected.saturating_sub(first.len()),
+        ..Measured::default()
+    })
+}

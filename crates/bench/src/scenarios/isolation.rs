@@ -1,0 +1,298 @@
+//! Whether one tenant can hurt another.
+//!
+//! A good tenant publishes at a steady rate, alone and then beside something bad, in turn:
+//! - `hanging`: another tenant publishes as fast as it can to receivers that never answer, beyond the deadline;
+//! - `healthy`: the control. The same publishing, to receivers that answer at once. What this costs the good tenant is the
+//!   price of sharing a machine; only what `hanging` costs more is unfair;
+//! - `due`: 100,000 deliveries of one webhook of another tenant fall due at once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::sleep;
+
+use crate::arrivals::{Arrival, Percentiles, median, over_time, percentiles, without_repeats};
+use crate::bench::{Answer, Bench, Scale, Tenant};
+use crate::database::Unfinished;
+use crate::load::{Published, closed, open};
+use crate::output::progress;
+use crate::plot::{Chart, Line};
+use crate::report::{Measured, rounded, short};
+use crate::results::Results;
+use crate::usage::{ByProcess, difference};
+
+const GOOD_RATE: u32 = 300;
+const GOOD_CONNECTIONS: usize = 64;
+/// Left out at the beginning of each phase.
+const WARM_UP: Duration = Duration::from_secs(2);
+/// Longer than the deadline of an attempt, so that hanging requests end within it.
+const PHASE: Duration = Duration::from_secs(20);
+/// After the deadline of an attempt nothing hangs any more.
+const UNTIL_NOTHING_HANGS: Duration = Duration::from_secs(16);
+const BAD_PUBLISHERS: usize = 8;
+const BAD_WEBHOOKS: usize = 10;
+const DUE: u32 = 100_000;
+/// What the good tenant's p99 may grow by, and its throughput change by.
+const P99_LIMIT: f64 = 1.2;
+const THROUGHPUT_LIMIT: f64 = 0.1;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Beside {
+    Nothing,
+    Hanging,
+    Healthy,
+    Due,
+}
+
+impl Beside {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "alone",
+            Self::Hanging => "beside hanging",
+            Self::Healthy => "beside healthy",
+            Self::Due => "beside due",
+        }
+    }
+}
+
+/// What one phase did to the good tenant.
+struct Phase {
+    beside: Beside,
+    measured: Measured,
+    from_accept: Percentiles,
+    /// Events per second of the other tenant that were accepted, and deliveries of its that arrived.
+    bad_accepted_per_second: f64,
+    bad_arrived: usize,
+    over_time: Vec<(u64, Percentiles)>,
+}
+
+pub(crate) async fn run(bench: &mut Bench, results: &mut Results) -> anyhow::Result<()> {
+    let rounds = match bench.scale {
+        Scale::Small => 2,
+        Scale::Full => 3,
+    };
+    let good = bench.tenant(1, Answer::AtOnce).await?;
+    let mut phases = Vec::new();
+    for _ in 0..rounds {
+        for beside in [Beside::Hanging, Beside::Healthy, Beside::Due] {
+            phases.push(phase(bench, &good, Beside::Nothing).await?);
+            phases.push(phase(bench, &good, beside).await?);
+        }
+    }
+    phases.push(phase(bench, &good, Beside::Nothing).await?);
+    for beside in [Beside::Nothing, Beside::Hanging, Beside::Healthy, Beside::Due] {
+        results.add(row(&phases, beside));
+    }
+    judge(&phases, results);
+    results.chart(chart(&phases));
+    Ok(())
+}
+
+async fn phase(bench: &mut Bench, good: &Tenant, beside: Beside) -> anyhow::Result<Phase> {
+    let bad = match beside {
+        Beside::Nothing => None,
+        Beside::Hanging => Some(bench.tenant(BAD_WEBHOOKS, Answer::Never).await?),
+        Beside::Healthy => Some(bench.tenant(BAD_WEBHOOKS, Answer::AtOnce).await?),
+        Beside::Due => Some(bench.tenant(1, Answer::AtOnce).await?),
+    };
+    bench.receiver.take().await?;
+    bench.usage.reset_peak();
+    let before = bench.usage.cpu_milliseconds();
+    if let (Beside::Due, Some(bad)) = (beside, &bad) {
+        fall_due(bench, bad).await?;
+    }
+    let publisher = bench.publisher(good)?;
+    let good_publishing = open(publisher, Arc::clone(&bench.sequence), GOOD_RATE, PHASE, GOOD_CONNECTIONS);
+    let bad_publishing = publish_badly(bench, beside, bad.as_ref())?;
+    let (published, bad_published) = tokio::try_join!(good_publishing, bad_publishing)?;
+    let is_good = |arrival: &Arrival| good.hooks.contains(&arrival.hook);
+    let arrivals = bench.wait_for_arrivals(published.accepted.len(), is_good).await?;
+    let cpu = difference(&bench.usage.cpu_milliseconds(), &before);
+    let peak = bench.usage.peak_megabytes();
+    if let Some(bad) = bad {
+        put_away(bench, beside, &bad).await?;
+    }
+    let (good_arrivals, bad_arrivals): (Vec<Arrival>, Vec<Arrival>) = arrivals.into_iter().partition(is_good);
+    let phase = account(beside, &published, &good_arrivals, cpu, peak)?;
+    let phase = Phase {
+        bad_accepted_per_second: bad_published.accepted.len() as f64 / PHASE.as_secs_f64(),
+        bad_arrived: bad_arrivals.len(),
+        ..phase
+    };
+    progress(&format!(
+        "{:14}  p50 {:>6} ms  p99 {:>6} ms  from accept p99 {:>6} ms  {:.0}/s{}",
+        beside.name(),
+        short(phase.measured.p50_ms),
+        short(phase.measured.p99_ms),
+        short(phase.from_accept.p99),
+        phase.measured.events_per_second,
+        match beside {
+            Beside::Nothing => String::new(),
+            Beside::Hanging | Beside::Healthy | Beside::Due => format!(
+                "  (the other: {:.0} accepted/s, {} arrived)",
+                phase.bad_accepted_per_second, phase.bad_arrived
+            ),
+        }
+    ));
+    Ok(phase)
+}
+
+async fn fall_due(bench: &mut Bench, bad: &Tenant) -> anyhow::Result<()> {
+    let first = bench.take_sequence(DUE);
+    let rows = Unfinished {
+        tenant: bad.id,
+        webhook: bad.webhooks[0],
+        prefix: "due-",
+        first,
+        count: DUE,
+        due_in_seconds: 0.0,
+        due_over_seconds: 0.0,
+    };
+    bench.database.insert_unfinished(&rows).await
+}
+
+fn publish_badly(
+    bench: &Bench,
+    beside: Beside,
+    bad: Option<&Tenant>,
+) -> anyhow::Result<impl Future<Output = anyhow::Result<Published>> + use<>> {
+    let mut publishers = Vec::new();
+    if let (Beside::Hanging | Beside::Healthy, Some(bad)) = (beside, bad) {
+        publishers = vec![bench.publisher(bad)?; BAD_PUBLISHERS];
+    }
+    Ok(closed(publishers, Arc::clone(&bench.sequence), PHASE))
+}
+
+/// Takes the other tenant out of the way of the next phase.
+async fn put_away(bench: &mut Bench, beside: Beside, bad: &Tenant) -> anyhow::Result<()> {
+    for webhook in &bad.webhooks {
+        bench.product.delete_webhook(&bad.token, *webhook).await?;
+    }
+    bench.database.forget_deliveries(bad.id).await?;
+    if beside == Beside::Hanging {
+        sleep(UNTIL_NOTHING_HANGS).await;
+    }
+    // What was under way in the meantime may have left something again.
+    bench.database.forget_deliveries(bad.id).await?;
+    bench.rest().await
+}
+
+fn account(
+    beside: Beside,
+    published: &Published,
+    arrivals: &[Arrival],
+    cpu: ByProcess,
+    peak: ByProcess,
+) -> anyhow::Result<Phase> {
+    let from = published.began + u64::try_from(WARM_UP.as_micros())?;
+    let until = published.began + u64::try_from(PHASE.as_micros())?;
+    let (first, repeats) = without_repeats(arrivals);
+    let counted: Vec<Arrival> = first.iter().filter(|arrival| arrival.sent_at >= from).copied().collect();
+    let latency = percentiles(counted.iter().map(Arrival::latency_micros))?;
+    let accepted: HashMap<u32, u64> =
+        published.accepted.iter().map(|accepted| (accepted.sequence, accepted.at)).collect();
+    let from_accept = counted.iter().filter_map(|arrival| {
+        accepted.get(&arrival.sequence).map(|at| arrival.arrived_at.saturating_sub(*at))
+    });
+    let in_time = counted.iter().filter(|arrival| arrival.arrived_at <= until).count();
+    let seconds = (PHASE - WARM_UP).as_secs_f64();
+    let mut measured = Measured {
+        scenario: format!("isolation, {}", beside.name()),
+        events: published.accepted.len(),
+        deliveries: first.len(),
+        seconds,
+        events_per_second: in_time as f64 / seconds,
+        deliveries_per_second: in_time as f64 / seconds,
+        accepted_per_second: published.accepted.len() as f64 / published.seconds(),
+        p50_ms: latency.p50,
+        p99_ms: latency.p99,
+        p999_ms: latency.p999,
+        refused: published.refused,
+        repeats,
+        missing: published.accepted.len().saturating_sub(first.len()),
+        ..Measured::default()
+    };
+    measured.set_usage(&cpu, 0, 0, peak);
+    Ok(Phase {
+        beside,
+        measured,
+        from_accept: percentiles(from_accept)?,
+        bad_accepted_per_second: 0.0,
+        bad_arrived: 0,
+        over_time: over_time(&first, published.began)?,
+    })
+}
+
+fn row(phases: &[Phase], beside: Beside) -> Measured {
+    let of_kind: Vec<&Phase> = phases.iter().filter(|phase| phase.beside == beside).collect();
+    let mut row =
+        Measured::median_of(&of_kind.iter().map(|phase| phase.measured.clone()).collect::<Vec<_>>());
+    let list = |value: fn(&Phase) -> f64| of_kind.iter().map(|phase| value(phase)).collect::<Vec<_>>();
+    row.note("p99_ms_of_phases", list(|phase| phase.measured.p99_ms));
+    let seconds =
+        of_kind.iter().map(|phase| phase.over_time.iter().map(|(_, latency)| latency.p99).collect());
+    row.note("p99_ms_by_second_of_phases", json!(seconds.collect::<Vec<Vec<f64>>>()));
+    row.note("p99_ms_from_accept", median(&list(|phase| phase.from_accept.p99)));
+    row.note(
+        "other_tenant_accepted_per_second",
+        rounded(median(&list(|phase| phase.bad_accepted_per_second))),
+    );
+    row.note(
+        "other_tenant_arrived",
+        json!(of_kind.iter().map(|phase| phase.bad_arrived).collect::<Vec<_>>()),
+    );
+    row
+}
+
+/// Compares each phase with the one alone just before it.
+fn judge(phases: &[Phase], results: &mut Results) {
+    for beside in [Beside::Hanging, Beside::Healthy, Beside::Due] {
+        let pairs: Vec<(&Phase, &Phase)> = phases
+            .windows(2)
+            .filter(|pair| pair[0].beside == Beside::Nothing && pair[1].beside == beside)
+            .map(|pair| (&pair[0], &pair[1]))
+            .collect();
+        let ratios = |value: fn(&Phase) -> f64| {
+            pairs
+                .iter()
+                .map(|(alone, phase)| value(phase) / value(alone).max(f64::MIN_POSITIVE))
+                .collect::<Vec<_>>()
+        };
+        let p99 = ratios(|phase| phase.from_accept.p99);
+        let whole = ratios(|phase| phase.measured.p99_ms);
+        let throughput = ratios(|phase| phase.measured.events_per_second);
+        let kept = median(&p99) <= P99_LIMIT && (median(&throughput) - 1.0).abs() <= THROUGHPUT_LIMIT;
+        results.find(format!(
+            "isolation, {}: p99 from accept {}× of alone (limit {P99_LIMIT}; rounds {}), from publish {}×, throughput {}×: {}",
+            beside.name(),
+            short(median(&p99)),
+            p99.iter().map(|ratio| short(*ratio)).collect::<Vec<_>>().join(", "),
+            short(median(&whole)),
+            short(median(&throughput)),
+            match (beside, kept) {
+                (Beside::Healthy | Beside::Nothing, _) => "the control, the price of sharing the machine",
+                (Beside::Hanging | Beside::Due, true) => "kept",
+                (Beside::Hanging | Beside::Due, false) => "NOT kept",
+            }
+        ));
+    }
+}
+
+fn chart(phases: &[Phase]) -> Chart {
+    let last = |beside: Beside| phases.iter().rfind(|phase| phase.beside == beside);
+    let line = |beside: Beside| {
+        let points = last(beside).map(|phase| &phase.over_time).into_iter().flatten();
+        let points = points.map(|(second, latency)| (*second as f64, latency.p99)).collect();
+        Line { label: format!("p99 {}", beside.name()), points }
+    };
+    Chart {
+        name: "isolation".to_owned(),
+        title: format!("A tenant's latency at {GOOD_RATE} events/s, alone and beside others"),
+        x_label: "second of the phase".to_owned(),
+        y_label: "milliseconds from publish to arrival".to_owned(),
+        is_logarithmic: true,
+        lines: [Beside::Nothing, Beside::Hanging, Beside::Healthy, Beside::Due].map(line).into(),
+    }
+}
