@@ -30,8 +30,21 @@ const MAX_CLAIM_PER_WEBHOOK: usize = 16;
 const WEBHOOKS_PER_ROUND: usize = 500;
 /// How soon gates are looked at again, at the soonest.
 const WAITING_PAUSE: Duration = Duration::from_millis(5);
+/// How soon again while something waits and nothing may go: less than the time for which an unused rate is kept.
+const HELD_PAUSE: Duration = Duration::from_millis(25);
 /// Batches taken over in one round.
 const BATCHES_PER_ROUND: usize = 20;
+
+/// What a round of the gates came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Round {
+    /// Nothing waits for a gate that could let it through soon.
+    Idle,
+    /// Something waits for its rate, its concurrency or its turn.
+    Held,
+    /// Something was taken on: likely there is more.
+    TookOn,
+}
 
 /// What the three tasks share.
 #[derive(Clone)]
@@ -82,13 +95,13 @@ impl ParkedDeliveries {
         let mut after = None;
         while !self.stop.is_cancelled() {
             match self.claim_waiting(after, &permits).await {
-                Ok((next, claimed)) => {
+                Ok((next, round)) => {
                     backoff.reset();
                     after = next;
                     // Never look again at once, or what the lanes give back would go round and round.
-                    rest(WAITING_PAUSE, &self.stop).await;
-                    // Where something was taken on there is likely more.
-                    if claimed == 0 {
+                    let pause = if round == Round::Held { HELD_PAUSE } else { WAITING_PAUSE };
+                    rest(pause, &self.stop).await;
+                    if round == Round::Idle {
                         tokio::select! {
                             () = self.waiting.notified() => {}
                             () = rest(self.poll_interval, &self.stop) => {}
@@ -133,7 +146,7 @@ impl ParkedDeliveries {
         &self,
         after: Option<WebhookId>,
         permits: &Arc<Semaphore>,
-    ) -> Result<(Option<WebhookId>, usize), StoreError> {
+    ) -> Result<(Option<WebhookId>, Round), StoreError> {
         let webhooks = self.store.waiting_webhooks(after, WEBHOOKS_PER_ROUND).await?;
         let next = webhooks.last().map(|last| last.id).filter(|_| webhooks.len() == WEBHOOKS_PER_ROUND);
         let webhooks: Vec<WaitingWebhook> =
@@ -160,7 +173,12 @@ impl ParkedDeliveries {
             let claimed = self.store.claim_metered(&metered, self.drain_rate, now, lease).await?;
             taken_on += self.take_on(claimed, lease, permits).await?;
         }
-        Ok((next, taken_on))
+        let round = match taken_on {
+            0 if metered.is_empty() => Round::Idle,
+            0 => Round::Held,
+            _ => Round::TookOn,
+        };
+        Ok((next, round))
     }
 
     async fn take_on(

@@ -57,12 +57,13 @@ pub struct WaitingWebhook {
 }
 
 // Looks at more rows than it takes: of one webhook a few are taken, and the rest are set to wait for its gate, so that a
-// backlog of one webhook is out of everybody else's way at once. Those of metered webhooks, and of those that drain, all wait
-// for it: what holds for all dispatchers together is decided there.
+// backlog of one webhook is out of everybody else's way at once. Retries drain there; what a dispatcher that went silent left
+// behind does not have to. Those of metered webhooks, and of those that drain, all wait for the gate: what holds for all
+// dispatchers together is decided there.
 const CLAIM_DUE: &str = concat!(
     "-- claim_due
 WITH head AS MATERIALIZED (
-    SELECT webhook_id, event_id, event_day, due_at FROM deliveries
+    SELECT webhook_id, event_id, event_day, due_at, attempts FROM deliveries
     WHERE due_at <= $1 ORDER BY due_at LIMIT $5 FOR UPDATE SKIP LOCKED
 ), ranked AS (
     SELECT d.*, row_number() OVER (PARTITION BY d.webhook_id ORDER BY d.due_at) AS place,
@@ -76,6 +77,11 @@ WITH head AS MATERIALIZED (
     WHERE (r.place > $6 OR r.is_metered)
         AND d.webhook_id = r.webhook_id AND d.event_id = r.event_id AND d.event_day = r.event_day
     RETURNING 1
+), draining AS (
+    INSERT INTO webhook_health AS h (webhook_id, updated_at, consecutive_failures, times_opened, is_draining)
+    SELECT DISTINCT r.webhook_id, $1::timestamptz, 0, 0, true
+    FROM ranked r JOIN webhooks w ON w.id = r.webhook_id WHERE r.place > $6 AND r.attempts > 0 ORDER BY 1
+    ON CONFLICT (webhook_id) DO UPDATE SET is_draining = true, updated_at = excluded.updated_at WHERE NOT h.is_draining
 ), claimed AS (
     UPDATE deliveries d SET due_at = $4, leased_by = $3 FROM chosen c
     WHERE d.webhook_id = c.webhook_id AND d.event_id = c.event_id AND d.event_day = c.event_day

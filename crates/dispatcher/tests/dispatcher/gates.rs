@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use dispatcher::Config;
 use domain::{Clock as _, DisabledReason, Gate};
 use test_support::{Receiver, eventually};
 
@@ -17,11 +16,7 @@ async fn twenty_failures_open_the_gate_a_probe_closes_it_and_what_waited_is_deli
     let mut receiver = Receiver::start().await;
     receiver.answer_always(500);
     let webhook = world.webhook(&receiver.url("/"), &["*"]).await;
-    let fast_drain = |config: &mut Config| {
-        config.webhook_concurrency = 1;
-        config.drain_rate = 10_000; // the test's clock stands still
-    };
-    let _dispatcher = world.dispatcher_with(fast_drain).await;
+    let _dispatcher = world.dispatcher_with(|config| config.webhook_concurrency = 1).await;
     for number in 0..EVENTS {
         world.publish(&format!("e{number}")).await;
     }

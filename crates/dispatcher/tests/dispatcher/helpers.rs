@@ -60,6 +60,7 @@ impl World {
             poll_interval: Duration::from_millis(20),
             clock: Arc::new(self.clock.clone()),
             drain_timeout: Duration::from_secs(10),
+            drain_rate: 10_000, // the clock stands still, unless a test moves it
             ..Config::new(self.database.store.clone(), self.broker.config.clone())
         }
     }

@@ -136,7 +136,7 @@ async fn an_overloaded_receiver_that_asks_for_time_is_left_alone_and_no_attempt_
     let mut receiver = Receiver::start().await;
     receiver.answer_next_with(429, &[("retry-after", "60")]);
     let webhook = world.webhook(&receiver.url("/"), &["*"]).await;
-    let _dispatcher = world.dispatcher_with(|config| config.drain_rate = 10_000).await;
+    let _dispatcher = world.dispatcher().await;
     world.publish("first").await;
     receiver.next().await;
     world.wait_for_history(webhook, 1).await;

@@ -30,10 +30,14 @@ fn lease(now: DateTime<Utc>) -> Lease {
     Lease { holder: Uuid::now_v7(), until: now + TimeDelta::seconds(30) }
 }
 
-/// One hour old.
 async fn webhook(store: &Store, tenant: TenantId, gate: GateSettings) -> Webhook {
+    webhook_at(store, tenant, "https://example.com/", gate).await
+}
+
+/// One hour old.
+async fn webhook_at(store: &Store, tenant: TenantId, url: &str, gate: GateSettings) -> Webhook {
     let new = NewWebhook {
-        url: WebhookUrl::parse_stored("https://example.com/").unwrap(),
+        url: WebhookUrl::parse_stored(url).unwrap(),
         events: vec!["message.*".parse().unwrap()],
         session_ids: None,
         secret: SecretBytes::new(*b"0123456789"),

@@ -6,7 +6,7 @@ use postrider_store::{Batch, DeliveryKey, Lease, OrderedDelivery, Parked, Store,
 use test_support::TestDatabase;
 use uuid::Uuid;
 
-use crate::{event, lease, new_tenant, webhook};
+use crate::{event, lease, new_tenant, webhook, webhook_at};
 
 /// Hands events over and lets their deliveries wait for the webhook's gate.
 async fn wait_for_gate(store: &Store, tenant: TenantId, webhook: &Webhook, count: usize, now: DateTime<Utc>) {
@@ -189,4 +189,29 @@ async fn more_blocked_keys_than_one_claim_looks_at_hold_nobody_up() {
         claimed.extend(claim(store, &webhook, 64, now).await);
     }
     assert_eq!(claimed, ["e0"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retries_that_fall_due_together_drain_and_what_was_never_attempted_does_not() {
+    let database = TestDatabase::create().await;
+    let store = &database.store;
+    let tenant = new_tenant(store).await;
+    let now = Utc::now();
+    for (attempts, drains) in [(1, true), (0, false)] {
+        let webhook =
+            webhook_at(store, tenant, &format!("https://example.com/{attempts}"), GateSettings::default())
+                .await;
+        wait_for_gate(store, tenant, &webhook, 30, now).await;
+        let client = database.client().await;
+        let due = "UPDATE deliveries SET due_at = $1, attempts = $2 WHERE webhook_id = $3";
+        client.execute(due, &[&now, &attempts, &webhook.id.0]).await.unwrap();
+        let claimed = store.claim_due(now, 100, 16, lease(now)).await.unwrap();
+        assert_eq!((claimed.deliveries.len(), claimed.set_waiting), (16, true));
+        let health = store.health_of(&[webhook.id]).await.unwrap();
+        assert_eq!(health.first().is_some_and(|(_, health)| health.is_draining), drains);
+        let waiting = store.waiting_webhooks(None, 10).await.unwrap();
+        assert!(waiting.iter().any(|waits| waits.id == webhook.id && waits.is_metered == drains));
+        client.execute("DELETE FROM deliveries", &[]).await.unwrap();
+        client.execute("DELETE FROM events", &[]).await.unwrap();
+    }
 }
