@@ -68,7 +68,7 @@ const INSERT_ATTEMPTS: &str =
     status_code, tenant_id, webhook_id, event_id, event_type, error)
 SELECT at, NULL, 12, 1, at::date, CASE WHEN n % 20 = 0 THEN 500 ELSE 204 END, $1, ($2::uuid[])[n % $3 + 1],
     'history-' || n, $4::text, CASE WHEN n % 20 = 0 THEN 'status' END
-FROM (SELECT n, now() - make_interval(secs => $5::double precision * n / $7::double precision) AS at
+FROM (SELECT n, now() - make_interval(secs => $5::double precision * n / ($7::integer)::double precision) AS at
     FROM generate_series($6::integer, $8::integer) AS n) AS numbered";
 
 impl Database {

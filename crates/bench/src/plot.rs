@@ -2,8 +2,6 @@
 
 use std::fmt::Write as _;
 
-use crate::report::short;
-
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 360.0;
 const LEFT: f64 = 64.0;
@@ -83,8 +81,12 @@ impl Axes {
     }
 
     fn draw(&self, chart: &Chart, svg: &mut String) {
-        for step in 0..=STEPS {
-            let part = f64::from(step) / f64::from(STEPS);
+        // A logarithmic axis has a line for each power of ten.
+        let powers =
+            u8::try_from((0..u8::MAX).take_while(|power| self.y.0 + f64::from(*power) < self.y.1).count());
+        let steps = if self.is_logarithmic { powers.unwrap_or(STEPS).max(1) } else { STEPS };
+        for step in 0..=steps {
+            let part = f64::from(step) / f64::from(steps);
             let exponent_or_value = self.y.0 + (self.y.1 - self.y.0) * part;
             let value = if self.is_logarithmic { 10_f64.powf(exponent_or_value) } else { exponent_or_value };
             let (_, y) = self.place((self.x.0, value));
@@ -94,15 +96,18 @@ impl Axes {
                 WIDTH - RIGHT,
                 LEFT - 6.0,
                 y + 4.0,
-                short(value)
+                tick(value)
             );
+        }
+        for step in 0..=STEPS {
+            let part = f64::from(step) / f64::from(STEPS);
             let value = self.x.0 + (self.x.1 - self.x.0) * part;
             let (x, _) = self.place((value, 1.0));
             let _ = writeln!(
                 svg,
                 "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
                 HEIGHT - BOTTOM + 18.0,
-                short(value)
+                tick(value)
             );
         }
         let _ = writeln!(
@@ -138,6 +143,11 @@ fn draw_line(line: &Line, number: usize, axes: &Axes, svg: &mut String) {
         y + 4.0,
         escape(&line.label)
     );
+}
+
+/// A number beside an axis.
+fn tick(value: f64) -> String {
+    if value == 0.0 || value >= 10.0 { format!("{value:.0}") } else { format!("{value:.2}") }
 }
 
 fn escape(text: &str) -> String {

@@ -19,7 +19,7 @@ use crate::database::Unfinished;
 use crate::load::{Published, closed, open};
 use crate::output::progress;
 use crate::plot::{Chart, Line};
-use crate::report::{Measured, rounded, short};
+use crate::report::{Measured, rounded, short, thousands};
 use crate::results::Results;
 use crate::usage::{ByProcess, difference};
 
@@ -263,14 +263,23 @@ fn judge(phases: &[Phase], results: &mut Results) {
         let p99 = ratios(|phase| phase.from_accept.p99);
         let whole = ratios(|phase| phase.measured.p99_ms);
         let throughput = ratios(|phase| phase.measured.events_per_second);
+        let worst = pairs
+            .iter()
+            .flat_map(|(_, phase)| &phase.over_time)
+            .map(|(_, latency)| latency.p99)
+            .fold(0.0, f64::max);
+        let arrived: Vec<f64> = pairs.iter().map(|(_, phase)| phase.bad_arrived as f64).collect();
         let kept = median(&p99) <= P99_LIMIT && (median(&throughput) - 1.0).abs() <= THROUGHPUT_LIMIT;
         results.find(format!(
-            "isolation, {}: p99 from accept {}× of alone (limit {P99_LIMIT}; rounds {}), from publish {}×, throughput {}×: {}",
+            "isolation, {}: p99 from accept {}× of alone (limit {P99_LIMIT}; rounds {}), from publish {}×, throughput {}×, p99 of the worst second {} ms; \
+             {} requests to the other tenant arrived: {}",
             beside.name(),
             short(median(&p99)),
             p99.iter().map(|ratio| short(*ratio)).collect::<Vec<_>>().join(", "),
             short(median(&whole)),
             short(median(&throughput)),
+            short(worst),
+            thousands(median(&arrived)),
             match (beside, kept) {
                 (Beside::Healthy | Beside::Nothing, _) => "the control, the price of sharing the machine",
                 (Beside::Hanging | Beside::Due, true) => "kept",
