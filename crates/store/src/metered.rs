@@ -79,7 +79,7 @@ WITH RECURSIVE gate AS MATERIALIZED (
 ), head AS (
     SELECT a.webhook_id, 1 AS seen, a.unplaced, f.*
     FROM allowed a CROSS JOIN LATERAL (
-        SELECT d.ordering_key, d.sequence, d.event_id, d.event_day, d.due_at FROM deliveries d
+        SELECT d.ordering_key, d.sequence, d.ctid, d.due_at FROM deliveries d
         WHERE d.webhook_id = a.webhook_id AND d.ordering_key > coalesce(a.key_after, '')
         ORDER BY d.ordering_key, d.sequence LIMIT 1
     ) f
@@ -87,46 +87,45 @@ WITH RECURSIVE gate AS MATERIALIZED (
     UNION ALL
     SELECT head.webhook_id, head.seen + 1, head.unplaced, f.*
     FROM head CROSS JOIN LATERAL (
-        SELECT d.ordering_key, d.sequence, d.event_id, d.event_day, d.due_at FROM deliveries d
+        SELECT d.ordering_key, d.sequence, d.ctid, d.due_at FROM deliveries d
         WHERE d.webhook_id = head.webhook_id AND d.ordering_key > head.ordering_key
         ORDER BY d.ordering_key, d.sequence LIMIT 1
     ) f
     WHERE head.seen < $7::integer
 ), candidate AS (
-    SELECT a.webhook_id, d.event_id, d.event_day, row_number() OVER () AS place
+    SELECT a.webhook_id, d.ctid, row_number() OVER () AS place
     FROM allowed a CROSS JOIN LATERAL (
-        SELECT event_id, event_day FROM deliveries
+        SELECT ctid FROM deliveries
         WHERE webhook_id = a.webhook_id AND due_at IS NULL ORDER BY accepted_at LIMIT a.places
     ) d
     WHERE NOT a.is_ordered AND a.places > 0
     UNION ALL
-    SELECT webhook_id, event_id, event_day, row_number() OVER (PARTITION BY webhook_id ORDER BY sequence)
+    SELECT webhook_id, ctid, row_number() OVER (PARTITION BY webhook_id ORDER BY sequence)
     FROM head WHERE due_at IS NULL AND sequence >> 20 < coalesce(unplaced, 1::bigint << 43)
     UNION ALL
     -- What was parked before the webhook was told to keep order.
-    SELECT a.webhook_id, d.event_id, d.event_day, 0
+    SELECT a.webhook_id, d.ctid, 0
     FROM allowed a CROSS JOIN LATERAL (
-        SELECT event_id, event_day FROM deliveries
+        SELECT ctid FROM deliveries
         WHERE webhook_id = a.webhook_id AND due_at IS NULL AND ordering_key IS NULL ORDER BY accepted_at LIMIT a.places
     ) d
     WHERE a.is_ordered AND a.places > 0
 ), chosen AS MATERIALIZED (
-    SELECT c.webhook_id, c.event_id, c.event_day FROM (
+    SELECT c.webhook_id, c.ctid FROM (
         SELECT *, row_number() OVER (PARTITION BY webhook_id ORDER BY place) AS turn FROM candidate
     ) c JOIN allowed a USING (webhook_id)
     WHERE c.turn <= a.places
 ), claimed AS (
-    UPDATE deliveries d SET due_at = $6, leased_by = $5 FROM chosen c
-    WHERE d.webhook_id = c.webhook_id AND d.event_id = c.event_id AND d.event_day = c.event_day AND d.due_at IS NULL
-    RETURNING d.webhook_id, d.attempts, d.tenant_id, d.event_id, d.event_day
+    UPDATE deliveries SET due_at = $6, leased_by = $5
+    WHERE ctid = ANY (ARRAY(SELECT ctid FROM chosen)) AND due_at IS NULL
+    RETURNING webhook_id, attempts, tenant_id, event_id, event_day
 ), result AS (
     SELECT a.webhook_id, a.rate, a.from_at, a.is_draining, a.key_after,
         (SELECT count(*) FROM chosen c WHERE c.webhook_id = a.webhook_id) AS taken,
         (SELECT max(ordering_key) FROM head WHERE head.webhook_id = a.webhook_id AND head.seen = $7::integer) AS next_key,
         a.is_draining AND a.places > 0 AND NOT EXISTS (
             SELECT FROM deliveries d WHERE d.webhook_id = a.webhook_id AND d.due_at IS NULL
-                AND (d.event_id, d.event_day) NOT IN (
-                    SELECT c.event_id, c.event_day FROM chosen c WHERE c.webhook_id = a.webhook_id)
+                AND d.ctid NOT IN (SELECT c.ctid FROM chosen c WHERE c.webhook_id = a.webhook_id)
         ) AS is_drained
     FROM allowed a
 ), kept AS (
