@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, ensure};
 use clap::Parser;
 use tokio::task::LocalSet;
 use tokio::time::timeout;
@@ -81,7 +82,7 @@ async fn main() -> ExitCode {
 async fn run(cli: Cli, chosen: Vec<Case>) -> anyhow::Result<Vec<Ended>> {
     let write = cli.write.clone();
     let lab = Arc::new(lab(cli)?);
-    anyhow::ensure!(!chosen.is_empty(), "no case has such a number or name; see --list");
+    ensure!(!chosen.is_empty(), "no case has such a number or name; see --list");
     let began = Instant::now();
     let mut all = Vec::new();
     for case in chosen {
@@ -114,7 +115,6 @@ async fn run_case(case: Case, lab: &Arc<Lab>) -> Ended {
 }
 
 fn lab(cli: Cli) -> anyhow::Result<Lab> {
-    use anyhow::Context as _;
     let variable =
         |name: &str| std::env::var(name).with_context(|| format!("{name} is not set: run scripts/faults"));
     let run_by = "run scripts/faults, which says where everything is";

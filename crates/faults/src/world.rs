@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use chrono::{TimeDelta, Utc};
 use domain::{Scopes, TenantId};
-use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::{ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties};
 use reqwest::{Client, Method};
@@ -533,6 +533,10 @@ impl World {
             for queue in ["dispatch", "dead"] {
                 let queue = format!("{}.{queue}", self.prefix);
                 let _ = channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await;
+            }
+            for exchange in ["events", "ingest", "dead"] {
+                let exchange = format!("{}.{exchange}", self.prefix);
+                let _ = channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await;
             }
         }
     }
