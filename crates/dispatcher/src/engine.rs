@@ -28,7 +28,7 @@ const SLOW_AFTER: Duration = Duration::from_millis(100);
 const STUCK_AFTER: Duration = Duration::from_secs(1);
 /// How long a delivery waits in memory for its webhook's lane before it is parked.
 const MAX_WAIT: Duration = Duration::from_secs(1);
-/// Deliveries that wait in memory before no more events are taken over. One webhook can have half of them.
+/// Deliveries that wait in memory before no more events are taken over. One tenant can have half of them.
 const HIGH_WATER: usize = 2_000;
 /// How long a delivery rests after a defect or fault of ours kept it from being attempted; moved by up to 10 % either way.
 const AFTER_FAULT: Duration = Duration::from_secs(30);
@@ -71,7 +71,7 @@ impl Engine {
         let limits = Limits {
             fast: MAX_FAST,
             total: config.max_in_flight,
-            queue_per_webhook: HIGH_WATER / 2,
+            waiting_per_tenant: HIGH_WATER / 2,
             max_wait: MAX_WAIT,
         };
         Arc::new(Self {
@@ -116,6 +116,11 @@ impl Engine {
     /// Whether more events should be taken over now.
     pub(crate) fn has_room(&self) -> bool {
         self.lanes().waiting() < HIGH_WATER
+    }
+
+    /// Whether so many deliveries of a tenant's find no room now, but soon.
+    pub(crate) fn has_room_soon(&self, tenant: domain::TenantId, deliveries: usize) -> bool {
+        self.lanes().has_room_soon(tenant, deliveries, Instant::now())
     }
 
     /// How many deliveries of a webhook's could start at once. `concurrency` is its own cap.
@@ -375,7 +380,7 @@ impl Place<'_> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut lanes = self.engine.lanes();
-        lanes.finished(self.webhook, self.pace);
+        lanes.finished(self.webhook, self.pace, Instant::now());
         self.engine.start_next(&mut lanes);
         drop(lanes);
         self.engine.room.notify_waiters();

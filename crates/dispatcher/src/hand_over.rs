@@ -10,7 +10,7 @@ use domain::{Backoff, Event, TenantId, Webhook};
 use futures_util::future::BoxFuture;
 use store::{BatchId, DeliveryKey, Handed, Lease, OrderedDelivery, Store, StoreError};
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -23,6 +23,10 @@ use crate::routing::Routing;
 const MAX_EVENTS: usize = 500;
 /// Most bytes of events in one transaction, unless a single message holds more.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Most deliveries given to the engine at once.
+const PORTION: usize = 256;
+/// How long the deliveries of one batch wait for room, in all.
+const PORTION_PATIENCE: Duration = Duration::from_millis(250);
 /// How often room is looked for while there is none.
 const ROOM_CHECK: Duration = Duration::from_millis(50);
 
@@ -244,7 +248,26 @@ impl HandOver {
         if deliveries.is_empty() {
             self.engine.note(Note::of_state(State::Done, Some(batch))).await;
         }
-        self.engine.submit(deliveries).await;
+        self.submit(deliveries).await;
+    }
+
+    /// Gives deliveries to the engine, where there are many in portions as it gets through with those of their tenant: what it
+    /// has no room for is parked, which costs more than to wait for a moment. But only for a moment, for others wait behind.
+    async fn submit(&self, deliveries: Vec<Delivery>) {
+        let patience = Instant::now() + PORTION_PATIENCE;
+        let mut left = deliveries.into_iter();
+        while left.len() > PORTION {
+            let portion: Vec<Delivery> = left.by_ref().take(PORTION).collect();
+            let tenant = portion[0].target.webhook.tenant_id;
+            while self.engine.has_room_soon(tenant, PORTION) && Instant::now() < patience {
+                tokio::select! {
+                    () = self.engine.room.notified() => {}
+                    () = sleep(ROOM_CHECK) => {}
+                }
+            }
+            self.engine.submit(portion).await;
+        }
+        self.engine.submit(left.collect()).await;
     }
 }
 

@@ -10,6 +10,9 @@ use std::time::Duration;
 use domain::{TenantId, WebhookId};
 use tokio::time::Instant;
 
+/// A tenant of whose requests one has ended within this time gets through with what it has.
+const MOVING: Duration = Duration::from_millis(20);
+
 /// How much may be under way, and how much may wait in memory for it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -17,8 +20,8 @@ pub(crate) struct Limits {
     pub(crate) fast: usize,
     /// Requests under way and deliveries that wait, in all. One tenant can have a quarter of them.
     pub(crate) total: usize,
-    /// Deliveries that wait in one lane.
-    pub(crate) queue_per_webhook: usize,
+    /// Deliveries of one tenant that wait.
+    pub(crate) waiting_per_tenant: usize,
     /// How long a delivery waits in a lane before it is parked instead.
     pub(crate) max_wait: Duration,
 }
@@ -65,6 +68,9 @@ struct Share {
     fast: usize,
     /// Under way or waiting.
     total: usize,
+    waiting: usize,
+    /// When one of its requests ended last.
+    finished_at: Option<Instant>,
     /// Lanes that are ready while the tenant has all the fast requests it can have.
     held: VecDeque<WebhookId>,
 }
@@ -103,13 +109,14 @@ impl<T> Lanes<T> {
         // Waiting would only hold memory and its batch.
         let is_stalled = lane.stuck > 0 && lane.under_way() >= limit;
         let is_full =
-            lane.queue.len() >= self.limits.queue_per_webhook || share.total >= self.limits.total.div_ceil(4);
+            share.waiting >= self.limits.waiting_per_tenant || share.total >= self.limits.total.div_ceil(4);
         if is_stalled || is_full {
             self.forget_if_idle(webhook);
             self.give_back(tenant, 0);
             return Err(delivery);
         }
         share.total += 1;
+        share.waiting += 1;
         lane.queue.push_back((now, delivery));
         self.waiting += 1;
         self.mark_ready(webhook);
@@ -133,6 +140,7 @@ impl<T> Lanes<T> {
             let Some((_, delivery)) = lane.queue.pop_front() else { continue };
             lane.fast += 1;
             share.fast += 1;
+            share.waiting -= 1;
             self.fast += 1;
             self.waiting -= 1;
             self.mark_ready(webhook);
@@ -160,7 +168,7 @@ impl<T> Lanes<T> {
     }
 
     /// A request has ended.
-    pub(crate) fn finished(&mut self, webhook: WebhookId, pace: Pace) {
+    pub(crate) fn finished(&mut self, webhook: WebhookId, pace: Pace, now: Instant) {
         let Some(lane) = self.lanes.get_mut(&webhook) else { return };
         let tenant = lane.tenant;
         if pace == Pace::Fast {
@@ -171,6 +179,9 @@ impl<T> Lanes<T> {
             lane.slow -= 1;
             lane.stuck -= usize::from(pace == Pace::Stuck);
             self.slow -= 1;
+        }
+        if let Some(share) = self.tenants.get_mut(&tenant) {
+            share.finished_at = Some(now);
         }
         self.give_back(tenant, 1);
         self.mark_ready(webhook);
@@ -194,6 +205,14 @@ impl<T> Lanes<T> {
     /// Takes out all that waits.
     pub(crate) fn take_all(&mut self) -> Vec<T> {
         self.take_waiting(|_| true)
+    }
+
+    /// Whether so many deliveries of a tenant's find no room now, but soon: its requests are ending.
+    pub(crate) fn has_room_soon(&self, tenant: TenantId, deliveries: usize, now: Instant) -> bool {
+        self.tenants.get(&tenant).is_some_and(|share| {
+            let is_moving = share.finished_at.is_some_and(|at| now.duration_since(at) < MOVING);
+            is_moving && share.waiting + deliveries > self.limits.waiting_per_tenant
+        })
     }
 
     /// Deliveries that wait in memory.
@@ -227,6 +246,9 @@ impl<T> Lanes<T> {
         }
         self.waiting -= taken.len();
         for (webhook, tenant, count) in touched {
+            if let Some(share) = self.tenants.get_mut(&tenant) {
+                share.waiting -= count;
+            }
             self.give_back(tenant, count);
             self.forget_if_idle(webhook);
         }
@@ -286,7 +308,7 @@ mod tests {
     }
 
     fn lanes(fast: usize) -> Lanes<(u8, u32)> {
-        Lanes::new(Limits { fast, total: 1000, queue_per_webhook: 10, max_wait: Duration::from_secs(1) })
+        Lanes::new(Limits { fast, total: 1000, waiting_per_tenant: 10, max_wait: Duration::from_secs(1) })
     }
 
     fn started(lanes: &mut Lanes<(u8, u32)>) -> Vec<(u8, u32)> {
@@ -302,7 +324,7 @@ mod tests {
         }
         lanes.submit(lane(2), (2, 0), 2, now).unwrap();
         assert_eq!(started(&mut lanes), [(1, 0), (2, 0), (1, 1)]);
-        lanes.finished(webhook(1), Pace::Fast);
+        lanes.finished(webhook(1), Pace::Fast, now);
         assert_eq!(started(&mut lanes), [(1, 2)]);
     }
 
@@ -346,16 +368,16 @@ mod tests {
         lanes.submit(lane(6), (6, 0), 1, now).unwrap();
         assert_eq!(started(&mut lanes), [(6, 0)], "another tenant's starts at once");
         lanes.became_slow(webhook(1));
-        lanes.finished(webhook(2), Pace::Fast);
+        lanes.finished(webhook(2), Pace::Fast, now);
         assert_eq!(started(&mut lanes), [(3, 0), (4, 0)]);
-        lanes.finished(webhook(3), Pace::Fast);
+        lanes.finished(webhook(3), Pace::Fast, now);
         assert_eq!(started(&mut lanes), [(5, 0)]);
     }
 
     #[test]
     fn one_tenant_has_at_most_a_quarter_of_the_places() {
         let now = Instant::now();
-        let limits = Limits { fast: 2, total: 8, queue_per_webhook: 10, max_wait: Duration::from_secs(1) };
+        let limits = Limits { fast: 2, total: 8, waiting_per_tenant: 10, max_wait: Duration::from_secs(1) };
         let mut lanes = Lanes::new(limits);
         assert_eq!([0, 1, 2].map(|n| lanes.submit(lane(1), n, 1, now)), [Ok(()), Ok(()), Err(2)]);
         assert_eq!(lanes.submit(lane(2), 3, 1, now), Ok(()));
@@ -370,10 +392,10 @@ mod tests {
         }
         assert_eq!(started(&mut lanes).len(), 3);
         lanes.set_limit(webhook(1), 1);
-        lanes.finished(webhook(1), Pace::Fast);
-        lanes.finished(webhook(1), Pace::Fast);
+        lanes.finished(webhook(1), Pace::Fast, now);
+        lanes.finished(webhook(1), Pace::Fast, now);
         assert_eq!(started(&mut lanes).len(), 0);
-        lanes.finished(webhook(1), Pace::Fast);
+        lanes.finished(webhook(1), Pace::Fast, now);
         assert_eq!(started(&mut lanes).len(), 1);
         lanes.set_limit(webhook(1), 2);
         assert_eq!(started(&mut lanes).len(), 1);
@@ -396,7 +418,7 @@ mod tests {
                     }
                     2 => if !under_way.is_empty() {
                         let (number, pace) = under_way.remove(usize::from(number) % under_way.len());
-                        lanes.finished(webhook(number), pace);
+                        lanes.finished(webhook(number), pace, now);
                     },
                     3 => if let Some((number, pace)) = under_way.iter_mut().find(|(_, pace)| *pace != Pace::Stuck) {
                         if *pace == Pace::Fast {
@@ -430,7 +452,7 @@ mod tests {
             }
             // Whatever waits starts in the end.
             while let Some((number, pace)) = under_way.pop() {
-                lanes.finished(webhook(number), pace);
+                lanes.finished(webhook(number), pace, now);
                 let new = started(&mut lanes);
                 began += new.len();
                 under_way.extend(new.into_iter().map(|(number, _)| (number, Pace::Fast)));
