@@ -192,7 +192,7 @@ impl Engine {
     }
 
     async fn park(&self, delivery: &Delivery, due_at: Option<DateTime<Utc>>) {
-        let state = State::Parked(parked(delivery, delivery.attempts, due_at, None));
+        let state = State::Parked(parked(delivery, delivery.batch(), delivery.attempts, due_at, None));
         self.note(Note::of_state(state, delivery.batch())).await;
     }
 
@@ -244,8 +244,8 @@ impl Engine {
                 place.became_stuck();
                 if let Some(batch) = batch.take() {
                     let leased_until = now + self.lease;
-                    let parked =
-                        parked(delivery, delivery.attempts, Some(leased_until), Some(self.dispatcher_id));
+                    let (attempts, holder) = (delivery.attempts, Some(self.dispatcher_id));
+                    let parked = parked(delivery, Some(batch), attempts, Some(leased_until), holder);
                     self.note(Note::of_state(State::Parked(parked), Some(batch))).await;
                 }
                 request.await
@@ -317,7 +317,7 @@ impl Engine {
             Outcome::Permanent(_) | Outcome::Retryable(_) | Outcome::Delivered => None,
         };
         let state = match next {
-            Next::RetryAt(at) => State::Parked(parked(delivery, attempt, Some(at), None)),
+            Next::RetryAt(at) => State::Parked(parked(delivery, batch, attempt, Some(at), None)),
             Next::Done | Next::GiveUp if has_row => State::Finished(key),
             Next::Done | Next::GiveUp => State::Done,
         };
@@ -336,11 +336,13 @@ impl Engine {
 
 /// A fault of ours uses up no attempt, and says nothing about the webhook.
 fn put_off(delivery: &Delivery, due_at: DateTime<Utc>, batch: Option<store::BatchId>) -> Note {
-    Note::of_state(State::Parked(parked(delivery, delivery.attempts, Some(due_at), None)), batch)
+    Note::of_state(State::Parked(parked(delivery, batch, delivery.attempts, Some(due_at), None)), batch)
 }
 
+/// `batch` is the one that waits for it, if it has no row yet.
 fn parked(
     delivery: &Delivery,
+    batch: Option<store::BatchId>,
     attempts: u32,
     due_at: Option<DateTime<Utc>>,
     leased_by: Option<Uuid>,
@@ -352,7 +354,7 @@ fn parked(
         attempts,
         due_at,
         leased_by,
-        is_new: matches!(delivery.origin, Origin::Batch(_)),
+        batch,
     }
 }
 

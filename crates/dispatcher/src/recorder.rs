@@ -139,7 +139,10 @@ impl Recorder {
             health.extend(note.health);
             disable.extend(note.disable);
             match note.state {
-                State::Parked(parked) => {
+                State::Parked(mut parked) => {
+                    // What parked it first is not written, so this has to make the row.
+                    let first = states.get(&parked.key).and_then(Option::as_ref);
+                    parked.batch = parked.batch.or(first.and_then(|first| first.batch));
                     states.insert(parked.key.clone(), Some(parked));
                 }
                 State::Finished(key) => {

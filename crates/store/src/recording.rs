@@ -43,9 +43,9 @@ pub struct Parked {
     pub due_at: Option<DateTime<Utc>>,
     /// Who is at it until then, if anybody is.
     pub leased_by: Option<Uuid>,
-    /// Whether it may lack a row. One that had a row and lost it was finished by another dispatcher meanwhile, and must
-    /// not come back.
-    pub is_new: bool,
+    /// The open batch it comes from, if it has no row yet. Neither a batch that another dispatcher has taken over meanwhile
+    /// nor a row that another has finished comes back.
+    pub batch: Option<BatchId>,
 }
 
 /// What a dispatcher has to write down at one moment. A delivery is in at most one of `parked` and `finished`.
@@ -57,7 +57,7 @@ pub struct Batch {
     pub parked: Vec<Parked>,
     /// Deliveries that have a row and need it no more.
     pub finished: Vec<DeliveryKey>,
-    /// Batches whose last delivery settles with this.
+    /// Batches whose last delivery settles with this. One that another dispatcher has taken over stays with it.
     pub settled: Vec<BatchId>,
 }
 
@@ -84,10 +84,12 @@ WITH attempts AS (
     INSERT INTO deliveries AS d (tenant_id, webhook_id, event_id, event_day, accepted_at, attempts, due_at, leased_by)
     SELECT g.tenant_id, g.webhook_id, g.event_id, g.event_day, g.accepted_at, g.attempts, g.due_at, g.leased_by
     FROM unnest($12::uuid[], $13::uuid[], $14::text[], $15::date[], $16::timestamptz[], $17::integer[],
-        $18::timestamptz[], $19::uuid[], $24::boolean[]) AS g (tenant_id, webhook_id, event_id, event_day, accepted_at,
-        attempts, due_at, leased_by, is_new)
-    WHERE g.is_new OR EXISTS (SELECT FROM deliveries x
-        WHERE x.webhook_id = g.webhook_id AND x.event_id = g.event_id AND x.event_day = g.event_day)
+        $18::timestamptz[], $19::uuid[], $24::bigint[]) AS g (tenant_id, webhook_id, event_id, event_day, accepted_at,
+        attempts, due_at, leased_by, batch_id)
+    WHERE CASE WHEN g.batch_id IS NULL
+        THEN EXISTS (SELECT FROM deliveries x
+            WHERE x.webhook_id = g.webhook_id AND x.event_id = g.event_id AND x.event_day = g.event_day)
+        ELSE EXISTS (SELECT FROM open_batches b WHERE b.id = g.batch_id AND b.leased_by = $25) END
     ON CONFLICT (webhook_id, event_id, event_day)
     DO UPDATE SET attempts = excluded.attempts, due_at = excluded.due_at, leased_by = excluded.leased_by
         -- One without an attempt of its own has nothing to say of a delivery that somebody else holds by now.
@@ -97,7 +99,7 @@ WITH attempts AS (
     DELETE FROM deliveries d USING unnest($20::uuid[], $21::text[], $22::date[]) AS g (webhook_id, event_id, event_day)
     WHERE d.webhook_id = g.webhook_id AND d.event_id = g.event_id AND d.event_day = g.event_day
 )
-DELETE FROM open_batches WHERE id = ANY($23)";
+DELETE FROM open_batches WHERE id = ANY($23) AND leased_by = $25";
 
 impl Store {
     /// Writes a batch of results of `holder`'s down, all or nothing.
@@ -134,7 +136,7 @@ impl Store {
                     &column(finished, |key| key.event_id.as_str()),
                     &column(finished, |key| key.event_day),
                     &batch.settled,
-                    &column(parked, |p| p.is_new),
+                    &column(parked, |p| p.batch),
                     &holder,
                 ],
             )

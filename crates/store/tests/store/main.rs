@@ -101,7 +101,8 @@ async fn due_deliveries_are_claimed_by_one_at_a_time_and_again_when_the_lease_ru
     let now = Utc::now();
     let events: Vec<Event> = (0..100).map(|number| event(tenant, &format!("e{number}"))).collect();
     let given: Vec<&Event> = events.iter().collect();
-    let handed = store.hand_over(&given, now, lease(now), false).await.unwrap();
+    let batch_lease = lease(now);
+    let handed = store.hand_over(&given, now, batch_lease, false).await.unwrap();
     let parked = events
         .iter()
         .map(|event| Parked {
@@ -111,11 +112,11 @@ async fn due_deliveries_are_claimed_by_one_at_a_time_and_again_when_the_lease_ru
             attempts: 1,
             due_at: Some(now),
             leased_by: None,
-            is_new: true,
+            batch: Some(handed.batch),
         })
         .collect();
     store
-        .record(&Batch { parked, settled: vec![handed.batch], ..Batch::default() }, Uuid::nil())
+        .record(&Batch { parked, settled: vec![handed.batch], ..Batch::default() }, batch_lease.holder)
         .await
         .unwrap();
 
@@ -177,13 +178,14 @@ async fn a_late_failure_does_not_bring_back_what_another_dispatcher_has_finished
     let store = &database.store;
     let tenant = new_tenant(store).await;
     let now = Utc::now();
-    let handed = store.hand_over(&[&event(tenant, "e1")], now, lease(now), false).await.unwrap();
+    let holder = lease(now);
+    let handed = store.hand_over(&[&event(tenant, "e1")], now, holder, false).await.unwrap();
     let key = DeliveryKey {
         webhook_id: WebhookId::generate(),
         event_id: "e1".parse().unwrap(),
         event_day: handed.day,
     };
-    let parked = |is_new| Batch {
+    let parked = |batch| Batch {
         parked: vec![Parked {
             key: key.clone(),
             tenant_id: tenant,
@@ -191,17 +193,26 @@ async fn a_late_failure_does_not_bring_back_what_another_dispatcher_has_finished
             attempts: 1,
             due_at: Some(now),
             leased_by: None,
-            is_new,
+            batch,
         }],
         ..Batch::default()
     };
     let rows = "SELECT count(*) FROM deliveries";
-    store.record(&parked(true), Uuid::nil()).await.unwrap();
-    store.record(&parked(false), Uuid::nil()).await.unwrap();
+    let stranger = Uuid::now_v7();
+    store.record(&parked(Some(handed.batch)), stranger).await.unwrap();
+    assert_eq!(database.count(rows).await, 0, "the batch is not the stranger's");
+    store.record(&parked(Some(handed.batch)), holder.holder).await.unwrap();
+    store.record(&parked(None), holder.holder).await.unwrap();
     assert_eq!(database.count(rows).await, 1);
-    store.record(&Batch { finished: vec![key.clone()], ..Batch::default() }, Uuid::nil()).await.unwrap();
-    store.record(&parked(false), Uuid::nil()).await.unwrap();
-    assert_eq!(database.count(rows).await, 0);
+    store.record(&Batch { finished: vec![key.clone()], ..Batch::default() }, stranger).await.unwrap();
+    store.record(&parked(None), holder.holder).await.unwrap();
+    assert_eq!(database.count(rows).await, 0, "it had a row, and somebody has finished it");
+    let later = now + TimeDelta::seconds(31);
+    let taken = store.take_over_batch(later, lease(later), &[]).await.unwrap().unwrap();
+    let late = Batch { settled: vec![taken.id], ..parked(Some(taken.id)) };
+    store.record(&late, holder.holder).await.unwrap();
+    assert_eq!(database.count(rows).await, 0, "its batch was taken over");
+    assert_eq!(database.count("SELECT count(*) FROM open_batches").await, 1, "and is the taker's to close");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -274,7 +285,8 @@ async fn the_audit_finds_exactly_the_lost_deliveries_and_repairs_them() {
         .chain([unwanted])
         .collect();
     let given: Vec<&Event> = events.iter().collect();
-    let handed = store.hand_over(&given, now, lease(now), false).await.unwrap();
+    let holder = lease(now);
+    let handed = store.hand_over(&given, now, holder, false).await.unwrap();
     let key =
         |id: &str| DeliveryKey { webhook_id: webhook, event_id: id.parse().unwrap(), event_day: handed.day };
     let attempt = |id: &str, error, next_attempt_at| AttemptRecord {
@@ -296,7 +308,7 @@ async fn the_audit_finds_exactly_the_lost_deliveries_and_repairs_them() {
         attempts: 1,
         due_at: later,
         leased_by: None,
-        is_new: true,
+        batch: Some(handed.batch),
     };
     let batch = Batch {
         attempts: vec![
@@ -309,7 +321,7 @@ async fn the_audit_finds_exactly_the_lost_deliveries_and_repairs_them() {
         finished: Vec::new(),
         settled: vec![handed.batch],
     };
-    store.record(&batch, Uuid::nil()).await.unwrap();
+    store.record(&batch, holder.holder).await.unwrap();
     let open = event(tenant, "under-way");
     store.hand_over(&[&open], now, lease(now), false).await.unwrap();
 

@@ -12,7 +12,8 @@ use crate::{event, lease, new_tenant, webhook, webhook_at};
 async fn wait_for_gate(store: &Store, tenant: TenantId, webhook: &Webhook, count: usize, now: DateTime<Utc>) {
     let events: Vec<Event> = (0..count).map(|number| event(tenant, &format!("e{number}"))).collect();
     let given: Vec<&Event> = events.iter().collect();
-    let handed = store.hand_over(&given, now, lease(now), false).await.unwrap();
+    let lease = lease(now);
+    let handed = store.hand_over(&given, now, lease, false).await.unwrap();
     let parked = |event: &Event| Parked {
         key: DeliveryKey { webhook_id: webhook.id, event_id: event.id.clone(), event_day: handed.day },
         tenant_id: tenant,
@@ -20,11 +21,11 @@ async fn wait_for_gate(store: &Store, tenant: TenantId, webhook: &Webhook, count
         attempts: 0,
         due_at: None,
         leased_by: None,
-        is_new: true,
+        batch: Some(handed.batch),
     };
     let parked = events.iter().map(parked).collect();
     store
-        .record(&Batch { parked, settled: vec![handed.batch], ..Batch::default() }, Uuid::nil())
+        .record(&Batch { parked, settled: vec![handed.batch], ..Batch::default() }, lease.holder)
         .await
         .unwrap();
 }
