@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use domain::{Backoff, Clock, DisabledReason, Health, TenantId, WebhookId};
+use futures_util::future::BoxFuture;
 use store::{AttemptRecord, Batch, BatchId, DeliveryKey, Parked, Store, StoreError};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep};
@@ -161,27 +162,36 @@ impl Recorder {
         Collected { batch, health: health.into_iter().collect(), disable }
     }
 
-    async fn write(&self, batch: Batch) {
-        let mut backoff = Backoff::default();
-        loop {
-            match self.store.record(&batch, self.dispatcher_id).await {
-                Ok(()) => return,
-                Err(StoreError::Refused(reason)) => {
-                    // Nothing else in the batch may suffer for it. Its deliveries come back when their leases run out.
-                    error!(
-                        reason,
-                        attempts = batch.attempts.len(),
-                        "results could not be written and are dropped"
-                    );
-                    return;
-                }
-                Err(error) => {
-                    let wait = backoff.next(rand::random());
-                    warn!(%error, wait_ms = wait.as_millis(), "results wait to be written");
-                    sleep(wait).await;
+    /// Says whether everything is written. A value that the database refuses must not take the others along: halved until it
+    /// is alone, and dropped. The batches that were to settle then stay open until their leases run out, and whoever takes
+    /// them over makes what has no result.
+    fn write(&self, mut batch: Batch) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let mut backoff = Backoff::default();
+            loop {
+                match self.store.record(&batch, self.dispatcher_id).await {
+                    Ok(()) => return true,
+                    Err(StoreError::Refused(reason)) if batch.len() <= 1 => {
+                        error!(reason, ?batch, "a result could not be written and is dropped");
+                        return false;
+                    }
+                    Err(StoreError::Refused(_)) => {
+                        let settled = std::mem::take(&mut batch.settled);
+                        let (first, second) = batch.halve();
+                        let (first, second) = (self.write(first).await, self.write(second).await);
+                        if !(first && second) {
+                            return false;
+                        }
+                        batch = Batch { settled, ..Batch::default() };
+                    }
+                    Err(error) => {
+                        let wait = backoff.next(rand::random());
+                        warn!(%error, wait_ms = wait.as_millis(), "results wait to be written");
+                        sleep(wait).await;
+                    }
                 }
             }
-        }
+        })
     }
 
     async fn save_health(&self, health: Vec<(WebhookId, Health)>) {

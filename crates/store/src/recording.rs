@@ -62,6 +62,25 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// How many results there are.
+    pub fn len(&self) -> usize {
+        self.attempts.len() + self.parked.len() + self.finished.len()
+    }
+
+    /// The results in two halves, neither empty where there are two or more. What was settled with them is left out.
+    pub fn halve(mut self) -> (Self, Self) {
+        let half = self.len() / 2;
+        let attempts = half.min(self.attempts.len());
+        let parked = (half - attempts).min(self.parked.len());
+        let second = Self {
+            attempts: self.attempts.split_off(attempts),
+            parked: self.parked.split_off(parked),
+            finished: self.finished.split_off(half - attempts - parked),
+            settled: Vec::new(),
+        };
+        (Self { settled: Vec::new(), ..self }, second)
+    }
+
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.attempts.is_empty()
@@ -151,4 +170,41 @@ fn column<'a, T, V>(rows: &'a [T], value: impl Fn(&'a T) -> V) -> Vec<V> {
 
 fn to_integer(value: u32) -> i32 {
     i32::try_from(value).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::WebhookId;
+
+    use super::*;
+
+    #[test]
+    fn halves_are_never_empty_and_lose_nothing() {
+        let key = DeliveryKey {
+            webhook_id: WebhookId::generate(),
+            event_id: domain::EventId::generate(),
+            event_day: chrono::NaiveDate::default(),
+        };
+        let parked = Parked {
+            key: key.clone(),
+            tenant_id: TenantId(Uuid::nil()),
+            accepted_at: DateTime::UNIX_EPOCH,
+            attempts: 0,
+            due_at: None,
+            leased_by: None,
+            batch: None,
+        };
+        for (park, finish) in [(0, 2), (1, 1), (2, 0), (3, 4), (5, 0)] {
+            let batch = Batch {
+                parked: vec![parked.clone(); park],
+                finished: vec![key.clone(); finish],
+                settled: vec![1],
+                ..Batch::default()
+            };
+            let (first, second) = batch.halve();
+            assert!(!first.is_empty() && !second.is_empty(), "{park} {finish}");
+            assert_eq!(first.parked.len() + second.parked.len(), park);
+            assert_eq!(first.finished.len() + second.finished.len(), finish);
+        }
+    }
 }
