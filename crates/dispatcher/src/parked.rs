@@ -40,10 +40,21 @@ const BATCHES_PER_ROUND: usize = 20;
 enum Round {
     /// Nothing waits for a gate that could let it through soon.
     Idle,
-    /// Something waits for its rate, its concurrency or its turn.
+    /// Something waits for others: for a request to end, or for its turn.
+    Blocked,
+    /// Something waits for its rate.
     Held,
     /// Something was taken on: likely there is more.
     TookOn,
+}
+
+impl Round {
+    fn pause(self) -> Duration {
+        match self {
+            Self::Idle | Self::TookOn => WAITING_PAUSE,
+            Self::Blocked | Self::Held => HELD_PAUSE,
+        }
+    }
 }
 
 /// What the three tasks share.
@@ -99,9 +110,8 @@ impl ParkedDeliveries {
                     backoff.reset();
                     after = next;
                     // Never look again at once, or what the lanes give back would go round and round.
-                    let pause = if round == Round::Held { HELD_PAUSE } else { WAITING_PAUSE };
-                    rest(pause, &self.stop).await;
-                    if round == Round::Idle {
+                    rest(round.pause(), &self.stop).await;
+                    if matches!(round, Round::Idle | Round::Blocked) {
                         tokio::select! {
                             () = self.waiting.notified() => {}
                             () = rest(self.poll_interval, &self.stop) => {}
@@ -155,10 +165,12 @@ impl ParkedDeliveries {
         let share = permits.available_permits().min(MAX_CLAIM).div_ceil(webhooks.len().max(1));
         let mut left = permits.available_permits().min(MAX_CLAIM);
         let (mut plain, mut metered) = (Vec::new(), Vec::new());
+        let mut is_paced = false;
         for webhook in webhooks {
             let room = self.engine.room_for(webhook.id, webhook.concurrency).min(share).min(left);
             if room > 0 {
                 left -= room;
+                is_paced |= webhook.is_paced;
                 if webhook.is_metered { &mut metered } else { &mut plain }.push((webhook.id, room));
             }
         }
@@ -175,7 +187,8 @@ impl ParkedDeliveries {
         }
         let round = match taken_on {
             0 if metered.is_empty() => Round::Idle,
-            0 => Round::Held,
+            0 if is_paced => Round::Held,
+            0 => Round::Blocked,
             _ => Round::TookOn,
         };
         Ok((next, round))

@@ -67,11 +67,15 @@ impl OpenBatches {
         let mut batches = self.lock();
         let Some(open) = batches.get_mut(&batch) else { return false };
         open.unsettled -= 1;
-        let was_last = open.unsettled == 0;
-        if was_last {
-            batches.remove(&batch);
+        open.unsettled == 0
+    }
+
+    /// It is written down what became of them. Until then they are ours, however long the database is away.
+    fn close(&self, settled: &[BatchId]) {
+        let mut batches = self.lock();
+        for batch in settled {
+            batches.remove(batch);
         }
-        was_last
     }
 
     /// Batches that have been open since before `since`.
@@ -118,7 +122,9 @@ impl Recorder {
             let batch = &collected.batch;
             let may_go =
                 !batch.finished.is_empty() || batch.parked.iter().any(|parked| parked.due_at.is_none());
+            let settled = collected.batch.settled.clone();
             self.write(collected.batch).await;
+            self.open_batches.close(&settled);
             if may_go {
                 self.waiting.notify_one();
             }

@@ -54,6 +54,8 @@ pub struct WaitingWebhook {
     pub is_paused: bool,
     /// Whether they are taken on by [`Store::claim_metered`].
     pub is_metered: bool,
+    /// Whether they leave at a rate, so that time alone lets the next one go.
+    pub is_paced: bool,
 }
 
 // Looks at more rows than it takes: of one webhook a few are taken, and the rest are set to wait for its gate, so that a
@@ -130,7 +132,8 @@ WITH RECURSIVE step AS (
     FROM step WHERE step.webhook_id IS NOT NULL
 )
 SELECT s.webhook_id, w.concurrency, w.paused_at IS NOT NULL,
-    coalesce(w.is_metered OR h.is_draining, w.is_metered, false)
+    coalesce(w.is_metered OR h.is_draining, w.is_metered, false),
+    coalesce(w.rate_limit IS NOT NULL OR h.is_draining, w.rate_limit IS NOT NULL)
 FROM (SELECT webhook_id FROM step WHERE webhook_id IS NOT NULL LIMIT $2) s
 LEFT JOIN webhooks w ON w.id = s.webhook_id LEFT JOIN webhook_health h ON h.webhook_id = s.webhook_id
 ORDER BY s.webhook_id";
@@ -213,6 +216,7 @@ impl Store {
             concurrency: row.get::<_, Option<i32>>(1).and_then(|count| u32::try_from(count).ok()),
             is_paused: row.get(2),
             is_metered: row.get(3),
+            is_paced: row.get(4),
         };
         Ok(rows.iter().map(read).collect())
     }
