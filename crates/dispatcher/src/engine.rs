@@ -192,8 +192,7 @@ impl Engine {
     }
 
     async fn park(&self, delivery: &Delivery, due_at: Option<DateTime<Utc>>) {
-        let state = State::Parked(parked(delivery, delivery.batch(), delivery.attempts, due_at, None));
-        self.note(Note::of_state(state, delivery.batch())).await;
+        self.note(put_off(delivery, due_at, delivery.batch())).await;
     }
 
     fn start_next(self: &Arc<Self>, lanes: &mut Lanes<Delivery>) {
@@ -225,7 +224,7 @@ impl Engine {
             error!("an attempt met a defect; the delivery is tried again later");
             // A stuck one has settled its batch before.
             let batch = delivery.batch().filter(|_| place.pace != Pace::Stuck);
-            self.note(put_off(&delivery, self.after_fault(), batch)).await;
+            self.note(put_off(&delivery, Some(self.after_fault()), batch)).await;
         }
     }
 
@@ -251,10 +250,8 @@ impl Engine {
                 request.await
             }
         };
-        // Only a delivery that settles its batch right here has no row.
-        let has_row = batch.is_none();
         let note = match attempted {
-            Ok(attempted) => self.conclude(delivery, &attempted, now, batch, has_row),
+            Ok(attempted) => self.conclude(delivery, &attempted, now, batch),
             Err(fault) => {
                 debug!(event = %delivery.accepted.event.id, ?fault, "not attempted, for a fault of ours");
                 let due_at = self.after_fault();
@@ -263,7 +260,7 @@ impl Engine {
                     // All others of this webhook would end the same way.
                     Fault::Secret => self.gates.rest(place.webhook, due_at),
                 }
-                put_off(delivery, due_at, batch)
+                put_off(delivery, Some(due_at), batch)
             }
         };
         self.note(note).await;
@@ -279,7 +276,6 @@ impl Engine {
         attempted: &Attempted,
         started_at: DateTime<Utc>,
         batch: Option<store::BatchId>,
-        has_row: bool,
     ) -> Note {
         let attempt = delivery.attempts + 1;
         let outcome = attempted.outcome;
@@ -318,7 +314,8 @@ impl Engine {
         };
         let state = match next {
             Next::RetryAt(at) => State::Parked(parked(delivery, batch, attempt, Some(at), None)),
-            Next::Done | Next::GiveUp if has_row => State::Finished(key),
+            // Only a delivery that settles its batch right here has no row.
+            Next::Done | Next::GiveUp if batch.is_none() => State::Finished(key),
             Next::Done | Next::GiveUp => State::Done,
         };
         let health = news.map(|health| (webhook, health));
@@ -334,9 +331,9 @@ impl Engine {
     }
 }
 
-/// A fault of ours uses up no attempt, and says nothing about the webhook.
-fn put_off(delivery: &Delivery, due_at: DateTime<Utc>, batch: Option<store::BatchId>) -> Note {
-    Note::of_state(State::Parked(parked(delivery, batch, delivery.attempts, Some(due_at), None)), batch)
+/// A delivery that is not attempted now goes on later: that uses up no attempt, and says nothing about the webhook.
+fn put_off(delivery: &Delivery, due_at: Option<DateTime<Utc>>, batch: Option<store::BatchId>) -> Note {
+    Note::of_state(State::Parked(parked(delivery, batch, delivery.attempts, due_at, None)), batch)
 }
 
 /// `batch` is the one that waits for it, if it has no row yet.
