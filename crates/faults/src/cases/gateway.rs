@@ -22,11 +22,7 @@ pub(crate) async fn killed_after_confirm(lab: Arc<Lab>) -> anyhow::Result<Outcom
     world.wait_for_deliveries(1, Duration::from_secs(10)).await?;
     let delivered = world.delivered_count();
     let accepted = world.ledger.accepted_count();
-    world.gateway.kill()?;
-    world.gateway_broker.pass();
-    world.gateway.start_again()?;
-    world.wait_until_ready().await?;
-    world.fault_ends();
+    replace_killed(&mut world).await?;
     clients.await??;
     conclude(world, Allowed::NOTHING, |_, findings| {
         findings.expect(accepted == 0, format!("{accepted} events were answered before the kill: too late"));
@@ -41,16 +37,22 @@ pub(crate) async fn killed_before_confirm(lab: Arc<Lab>) -> anyhow::Result<Outco
     let clients = spawn_clients(&world, "unconfirmed");
     sleep(Duration::from_secs(1)).await;
     let early = world.ledger.accepted_count() + world.receiver.requests();
-    world.gateway.kill()?;
-    world.gateway_broker.pass();
-    world.gateway.start_again()?;
-    world.wait_until_ready().await?;
-    world.fault_ends();
+    replace_killed(&mut world).await?;
     clients.await??;
     conclude(world, Allowed::NOTHING, |_, findings| {
         findings.expect(early == 0, format!("{early} events got through a black hole"));
     })
     .await
+}
+
+/// Kills the gateway, and starts another with a broker that it can reach.
+async fn replace_killed(world: &mut World) -> anyhow::Result<()> {
+    world.gateway.kill()?;
+    world.gateway_broker.pass();
+    world.gateway.start_again()?;
+    world.wait_until_ready().await?;
+    world.fault_ends();
+    Ok(())
 }
 
 /// Clients that publish at once, each under the same id until it is accepted.
