@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use broker::{BrokerConfig, Topology};
 use domain::{Clock, Invalid, RetrySchedule, SystemClock, UrlPolicy};
+use sender::MAX_NAME_SERVERS;
 use service::settings::{ConfigError, Setting, Settings};
 use service::telemetry::LogFormat;
 use service::values::{self, Count, Milliseconds, Text};
 use store::{Keyring, Store};
-
-use crate::resolver::MAX_NAME_SERVERS;
 
 const ENCRYPTION_KEYS: Setting = values::encryption_keys::<Keyring>();
 const HEALTH_ADDRESS: Setting = Setting::optional::<SocketAddr>(

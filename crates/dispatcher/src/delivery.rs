@@ -3,32 +3,10 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, Utc};
-use domain::{Event, Webhook};
-use signing::Secret;
+use domain::Event;
+use sender::Target;
 use store::{BatchId, DeliveryKey};
 use tokio::sync::OwnedSemaphorePermit;
-use tracing::error;
-
-/// A webhook, ready to be delivered to.
-#[derive(Debug)]
-pub(crate) struct Target {
-    pub(crate) webhook: Webhook,
-    /// Or why it cannot be read. Then the deliveries wait, as they do for any fault of ours.
-    pub(crate) secret: Result<Secret, String>,
-}
-
-impl Target {
-    pub(crate) fn new(webhook: Webhook) -> Self {
-        let secret = match &webhook.secret {
-            Ok(bytes) => Secret::from_bytes(bytes.expose()).map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        if let Err(reason) = &secret {
-            error!(webhook = %webhook.id, reason, "nothing can be signed for a webhook; its deliveries wait");
-        }
-        Self { webhook, secret }
-    }
-}
 
 /// An event as it was handed over.
 #[derive(Debug)]

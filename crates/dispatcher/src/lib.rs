@@ -1,9 +1,8 @@
 //! The dispatcher: takes events over from the broker, delivers them, writes down what happened, tries again.
 //!
-//! The path of an event is the order of the modules: [`hand_over`] → [`routing`] → [`engine`] (with [`lanes`],
-//! [`attempt`] and [`resolver`]) → [`recorder`]; [`parked`] brings back what did not succeed at once.
+//! The path of an event is the order of the modules: [`hand_over`] → [`routing`] → [`engine`] (with [`lanes`]
+//! and [`sender`]) → [`recorder`]; [`parked`] brings back what did not succeed at once.
 
-mod attempt;
 mod clock;
 pub mod config;
 mod delivery;
@@ -12,10 +11,8 @@ mod gates;
 mod hand_over;
 mod lanes;
 mod metrics;
-mod occasionally;
 mod parked;
 mod recorder;
-mod resolver;
 mod routing;
 mod sweep;
 mod upkeep;
@@ -25,6 +22,7 @@ use std::time::Duration;
 
 use broker::{Consumer, DeadLetters, Intake};
 use prometheus_client::registry::Registry;
+use sender::Sender;
 use service::health::{Check, Readiness};
 use service::shutdown::join_within;
 use store::Store;
@@ -38,7 +36,6 @@ use uuid::Uuid;
 pub use clock::SharedClock;
 pub use config::Config;
 
-use crate::attempt::Sender;
 use crate::engine::{Engine, EngineConfig};
 use crate::hand_over::HandOver;
 use crate::metrics::Metrics;

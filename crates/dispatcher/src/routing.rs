@@ -4,9 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use domain::{Event, TenantId, WebhookId};
+use sender::Target;
 use store::{Store, StoreError};
-
-use crate::delivery::Target;
 
 /// The webhooks of tenants that had events lately, each as of a known version.
 pub(crate) struct Routing {

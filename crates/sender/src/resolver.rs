@@ -30,7 +30,7 @@ const MAX_LOOKUP_TIME: Duration = Duration::from_secs(4);
 /// How long addresses of the other kind, IPv4 or IPv6, are waited for once there are some of one kind.
 const OTHER_KIND_WAIT: Duration = Duration::from_millis(250);
 /// Most name servers, of the configuration's or the system's, that are asked.
-pub(crate) const MAX_NAME_SERVERS: usize = 8;
+pub const MAX_NAME_SERVERS: usize = 8;
 /// How long a name server may take before another one is asked besides.
 const NEXT_SERVER_AFTER: Duration = Duration::from_millis(300);
 /// Answers kept in memory for each name server, negative ones included.

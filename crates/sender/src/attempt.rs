@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use domain::{Cause, Outcome, UrlPolicy, parse_retry_after};
+use domain::{Cause, Event, Outcome, UrlPolicy, parse_retry_after};
 use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Response, redirect};
 use tokio::time::{Instant, timeout};
 use tracing::error;
 
-use crate::delivery::{Accepted, Target};
 use crate::occasionally::Occasionally;
 use crate::resolver::{GuardedResolver, ResolveError};
+use crate::target::Target;
 
 /// How much of an answer's body is read. A receiver that sends more is cut off, and its status counts.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024;
@@ -27,7 +27,7 @@ const MAX_IDLE_PER_HOST: usize = 64;
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// Sends requests. One for the whole process: connections are kept and shared.
-pub(crate) struct Sender {
+pub struct Sender {
     client: Client,
     policy: UrlPolicy,
     deadline: Duration,
@@ -36,16 +36,20 @@ pub(crate) struct Sender {
 
 /// What an attempt came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Attempted {
-    pub(crate) outcome: Outcome,
-    pub(crate) status_code: Option<u16>,
-    pub(crate) retry_after: Option<Duration>,
-    pub(crate) duration: Duration,
+pub struct Attempted {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The status of the answer, if the head of one came.
+    pub status_code: Option<u16>,
+    /// What the receiver asked for in `Retry-After`, if it did.
+    pub retry_after: Option<Duration>,
+    /// How long it took.
+    pub duration: Duration,
 }
 
 /// What of ours kept a request from being made. The receiver has seen nothing, so no attempt is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// No name server answers.
     NameServers,
     /// The webhook's secret cannot be read.
@@ -66,11 +70,7 @@ impl From<Cause> for Failure {
 
 impl Sender {
     /// Names are looked up with `dns_servers`, or the system's if there are none.
-    pub(crate) fn new(
-        policy: UrlPolicy,
-        deadline: Duration,
-        dns_servers: Vec<SocketAddr>,
-    ) -> reqwest::Result<Self> {
+    pub fn new(policy: UrlPolicy, deadline: Duration, dns_servers: Vec<SocketAddr>) -> reqwest::Result<Self> {
         let resolver = GuardedResolver::new(policy.addresses.clone(), dns_servers, deadline);
         let client = Client::builder()
             .no_proxy()
@@ -87,21 +87,16 @@ impl Sender {
     }
 
     /// The longest an attempt takes.
-    pub(crate) fn deadline(&self) -> Duration {
+    pub fn deadline(&self) -> Duration {
         self.deadline
     }
 
     /// Sends an event to a webhook. One deadline covers looking up, connecting, TLS, sending and the whole answer.
-    pub(crate) async fn send(
-        &self,
-        target: &Target,
-        accepted: &Accepted,
-        now: DateTime<Utc>,
-    ) -> Result<Attempted, Fault> {
+    pub async fn send(&self, target: &Target, event: &Event, now: DateTime<Utc>) -> Result<Attempted, Fault> {
         let began = Instant::now();
         // Set when the head of an answer has come, whatever becomes of its body.
         let mut answer = None;
-        let outcome = match timeout(self.deadline, self.exchange(target, accepted, now, &mut answer)).await {
+        let outcome = match timeout(self.deadline, self.exchange(target, event, now, &mut answer)).await {
             Err(_) => Outcome::Retryable(Cause::Timeout),
             Ok(Err(Failure::Theirs(cause))) => Outcome::Retryable(cause),
             Ok(Err(Failure::Ours(fault))) => return Err(fault),
@@ -118,7 +113,7 @@ impl Sender {
     async fn exchange(
         &self,
         target: &Target,
-        accepted: &Accepted,
+        event: &Event,
         now: DateTime<Utc>,
         head: &mut Option<Head>,
     ) -> Result<u16, Failure> {
@@ -126,7 +121,6 @@ impl Sender {
         let secret = target.secret.as_ref().map_err(|reason| self.unsigned(target, reason))?;
         // The client looks names up through the guard below; an address in the URL itself never gets there.
         url.check(&self.policy).map_err(|_| Cause::AddressRefused)?;
-        let event = &accepted.event;
         let id = event.id.to_header();
         let timestamp = now.timestamp();
         let signature = signing::sign([secret], &id, timestamp, &event.body);
