@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use domain::{Cause, Event, Outcome, UrlPolicy, parse_retry_after};
-use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, Response, redirect};
 use tokio::time::{Instant, timeout};
 use tracing::error;
 
 use crate::occasionally::Occasionally;
+use crate::request;
 use crate::resolver::{GuardedResolver, ResolveError};
 use crate::target::Target;
 
@@ -117,21 +118,10 @@ impl Sender {
         now: DateTime<Utc>,
         head: &mut Option<Head>,
     ) -> Result<u16, Failure> {
-        let url = &target.webhook.url;
         let secret = target.secret.as_ref().map_err(|reason| self.unsigned(target, reason))?;
         // The client looks names up through the guard below; an address in the URL itself never gets there.
-        url.check(&self.policy).map_err(|_| Cause::AddressRefused)?;
-        let id = event.id.to_header();
-        let timestamp = now.timestamp();
-        let signature = signing::sign([secret], &id, timestamp, &event.body);
-        let request = self
-            .client
-            .post(url.url().clone())
-            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .header(signing::ID_HEADER, id)
-            .header(signing::TIMESTAMP_HEADER, timestamp)
-            .header(signing::SIGNATURE_HEADER, signature)
-            .body(event.body.clone());
+        target.webhook.url.check(&self.policy).map_err(|_| Cause::AddressRefused)?;
+        let request = request::build(&self.client, &target.webhook, secret, event, now);
         let mut response = request.send().await.map_err(|error| failure_of(&error))?;
         let status = response.status().as_u16();
         *head = Some(Head { status, retry_after: retry_after(&response, now) });

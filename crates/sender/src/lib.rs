@@ -3,6 +3,7 @@
 
 mod attempt;
 mod occasionally;
+mod request;
 mod resolver;
 mod target;
 

@@ -19,27 +19,27 @@ pub(crate) fn all(app: &mut ServiceConfig) {
     )
     .service(
         web::resource("/api/webhooks")
-            .route(web::get().to(webhooks::list))
-            .route(web::head().to(webhooks::list))
-            .route(web::post().to(webhooks::create))
+            .route(web::get().to(webhooks::read::list))
+            .route(web::head().to(webhooks::read::list))
+            .route(web::post().to(webhooks::create::create))
             .default_service(web::to(async || not_allowed("GET, HEAD, POST"))),
     )
     .service(
         web::resource("/api/webhooks/{id}")
-            .route(web::get().to(webhooks::get))
-            .route(web::head().to(webhooks::get))
-            .route(web::patch().to(webhooks::change))
-            .route(web::delete().to(webhooks::delete))
+            .route(web::get().to(webhooks::read::get))
+            .route(web::head().to(webhooks::read::get))
+            .route(web::patch().to(webhooks::change::change))
+            .route(web::delete().to(webhooks::delete::delete))
             .default_service(web::to(async || not_allowed("GET, HEAD, PATCH, DELETE"))),
     )
     .service(
         web::resource("/api/webhooks/{id}/pause")
-            .route(web::post().to(webhooks::pause))
+            .route(web::post().to(webhooks::pause::pause))
             .default_service(web::to(async || not_allowed("POST"))),
     )
     .service(
         web::resource("/api/webhooks/{id}/resume")
-            .route(web::post().to(webhooks::resume))
+            .route(web::post().to(webhooks::pause::resume))
             .default_service(web::to(async || not_allowed("POST"))),
     )
     .service(

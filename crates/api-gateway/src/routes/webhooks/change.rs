@@ -1,0 +1,119 @@
+use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, web};
+use chrono::Utc;
+use domain::{GateChange, Scope, SecretBytes, WebhookUrl};
+use serde::Deserialize;
+use signing::Secret;
+use store::{EventTypeRow, WebhookChange};
+use utoipa::ToSchema;
+
+use super::parse_id;
+use super::settings::{parse_concurrency, parse_events, parse_rate, parse_sessions};
+use super::view::{WebhookWithSecret, view_with_health};
+use crate::auth::Authenticated;
+use crate::body::{FieldErrors, JsonBody, present};
+use crate::envelope::{Failure, Success, success};
+use crate::error::ApiError;
+use crate::state::State;
+
+/// What to change of a webhook. A field that is absent stays as it is.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schema(example = json!({"isActive": false}))]
+pub(crate) struct ChangeWebhook {
+    /// As at creation.
+    #[serde(default, deserialize_with = "present")]
+    url: Option<String>,
+    /// As at creation.
+    #[serde(default, deserialize_with = "present")]
+    events: Option<Vec<String>>,
+    /// Signs the deliveries from now on.
+    #[serde(default, deserialize_with = "present")]
+    secret: Option<String>,
+    /// Null wants all sessions again.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Vec<String>>)]
+    session_ids: Option<Option<Vec<String>>>,
+    /// False cancels what waits to be delivered; true also ends a switch-off by Postrider.
+    #[serde(default, deserialize_with = "present")]
+    is_active: Option<bool>,
+    /// Null: no limit.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<i64>, minimum = 1, maximum = 10_000)]
+    rate_limit: Option<Option<i64>>,
+    /// Null: each dispatcher's default.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<i64>, minimum = 1, maximum = 1_000)]
+    concurrency: Option<Option<i64>>,
+    /// Null: the installation's default.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<i64>, minimum = 1, maximum = 10_000)]
+    drain_rate: Option<Option<i64>>,
+    /// True keeps the order of events accepted from about two seconds later.
+    #[serde(default, deserialize_with = "present")]
+    ordered: Option<bool>,
+}
+
+/// Change webhook
+///
+/// Changes the fields that are given. Scope `webhooks:write`.
+#[utoipa::path(
+    patch,
+    path = "/api/webhooks/{id}",
+    tag = "Webhooks",
+    security(("bearer" = [])),
+    params(("id" = String, Path, format = Uuid, description = "Webhook UUID")),
+    request_body = ChangeWebhook,
+    responses(
+        (status = 200, description = "The webhook after the change", body = Success<WebhookWithSecret>),
+        (status = 400, description = "`VALIDATION_ERROR`", body = Failure),
+        (status = 401, description = "`UNAUTHORIZED`", body = Failure),
+        (status = 403, description = "`FORBIDDEN`", body = Failure),
+        (status = 404, description = "`NOT_FOUND`", body = Failure),
+        (status = 409, description = "`CONFLICT`: another with this URL and these events exists", body = Failure),
+    ),
+)]
+pub(crate) async fn change(
+    caller: Authenticated,
+    state: web::Data<State>,
+    id: web::Path<String>,
+    JsonBody(request): JsonBody<ChangeWebhook>,
+) -> Result<HttpResponse, ApiError> {
+    let tenant = caller.may(Scope::WebhooksWrite)?;
+    let id = parse_id(&id)?;
+    let types = state.catalogue.event_types().await?;
+    let change = parse_change(request, &state, &types)?;
+    let changed = state.store.change_webhook(tenant, id, &change, Utc::now()).await?;
+    let webhook = changed.ok_or_else(ApiError::webhook_not_found)?;
+    let new_secret = change.secret.and_then(|secret| Secret::from_bytes(secret.expose()).ok());
+    let webhook = view_with_health(&state, &webhook).await?;
+    let secret = new_secret.map(|secret| secret.reveal());
+    Ok(success(StatusCode::OK, WebhookWithSecret { webhook, secret }))
+}
+
+fn parse_change(
+    request: ChangeWebhook,
+    state: &State,
+    types: &[EventTypeRow],
+) -> Result<WebhookChange, ApiError> {
+    let mut errors = FieldErrors::default();
+    let url = request.url.map(|url| WebhookUrl::parse(&url, &state.url_policy)).transpose();
+    let events = request.events.map(|events| parse_events(&events, types)).transpose();
+    let secret = request.secret.map(|secret| secret.parse::<Secret>()).transpose();
+    let session_ids =
+        request.session_ids.map(|sessions| sessions.as_deref().map(parse_sessions).transpose()).transpose();
+    let change = WebhookChange {
+        url: errors.keep("url", url).flatten(),
+        events: errors.keep("events", events).flatten(),
+        session_ids: errors.keep("sessionIds", session_ids).flatten(),
+        secret: errors.keep("secret", secret).flatten().map(|secret| SecretBytes::new(secret.expose_bytes())),
+        is_active: request.is_active,
+        gate: GateChange {
+            rate_limit: request.rate_limit.map(|rate| parse_rate(&mut errors, "rateLimit", rate)),
+            concurrency: request.concurrency.map(|cap| parse_concurrency(&mut errors, cap)),
+            drain_rate: request.drain_rate.map(|rate| parse_rate(&mut errors, "drainRate", rate)),
+            is_ordered: request.ordered,
+        },
+    };
+    if errors.is_empty() { Ok(change) } else { Err(errors.into_error()) }
+}

@@ -1,0 +1,106 @@
+use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, web};
+use chrono::Utc;
+use domain::{GateSettings, Health, Scope, SecretBytes, WebhookUrl};
+use serde::Deserialize;
+use signing::Secret;
+use store::NewWebhook;
+use utoipa::ToSchema;
+
+use super::settings::{parse_concurrency, parse_events, parse_rate, parse_sessions};
+use super::view::{WebhookView, WebhookWithSecret};
+use crate::auth::Authenticated;
+use crate::body::{FieldErrors, JsonBody};
+use crate::envelope::{Failure, Success, success};
+use crate::error::ApiError;
+use crate::state::State;
+
+/// A webhook to create.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schema(example = json!({"url": "https://api.yourapp.com/webhooks/actiwapi",
+    "events": ["message.received", "session.disconnected"], "secret": "your-signing-secret"}))]
+pub(crate) struct CreateWebhook {
+    /// An `https` URL of at most 2048 bytes, of a public host, without user name and password.
+    #[schema(required = true, value_type = String)]
+    url: Option<String>,
+    /// 1 to 100 event types, each one of the list, or `message.*`, or `*`.
+    #[schema(required = true, value_type = Vec<String>)]
+    events: Option<Vec<String>>,
+    /// Signs the deliveries: plain text, or `whsec_` and base64, of 8 to 256 bytes. Made up when absent.
+    secret: Option<String>,
+    /// Only events of these sessions (at most 1000); absent or null wants all.
+    session_ids: Option<Vec<String>>,
+    /// Whether events are delivered from the start; true when absent.
+    is_active: Option<bool>,
+    /// Most deliveries a second, of all dispatchers together: 1 to 10,000; no limit when absent or null.
+    #[schema(minimum = 1, maximum = 10_000)]
+    rate_limit: Option<i64>,
+    /// Most requests under way at a time, of all dispatchers together: 1 to 1,000; each dispatcher's default when absent or
+    /// null.
+    #[schema(minimum = 1, maximum = 1_000)]
+    concurrency: Option<i64>,
+    /// Deliveries a second of a backlog, after a pause or an outage: 1 to 10,000; the installation's default when absent or
+    /// null.
+    #[schema(minimum = 1, maximum = 10_000)]
+    drain_rate: Option<i64>,
+    /// Whether events of one ordering key (their `orderingKey`, else their `sessionId`) arrive one after another, in the order
+    /// in which they were accepted; false when absent.
+    ordered: Option<bool>,
+}
+
+/// Create webhook
+///
+/// Register a new webhook subscription. Every event accepted from then on reaches it. Scope `webhooks:write`.
+#[utoipa::path(
+    post,
+    path = "/api/webhooks",
+    tag = "Webhooks",
+    security(("bearer" = [])),
+    request_body = CreateWebhook,
+    responses(
+        (status = 201, description = "The webhook, with its secret", body = Success<WebhookWithSecret>),
+        (status = 400, description = "`VALIDATION_ERROR`", body = Failure),
+        (status = 401, description = "`UNAUTHORIZED`", body = Failure),
+        (status = 403, description = "`FORBIDDEN`, or `LIMIT_EXCEEDED` when the plan allows no more", body = Failure),
+        (status = 409, description = "`CONFLICT`: one with this URL and these events exists", body = Failure),
+    ),
+)]
+pub(crate) async fn create(
+    caller: Authenticated,
+    state: web::Data<State>,
+    JsonBody(request): JsonBody<CreateWebhook>,
+) -> Result<HttpResponse, ApiError> {
+    let tenant = caller.may(Scope::WebhooksWrite)?;
+    let types = state.catalogue.event_types().await?;
+    let mut errors = FieldErrors::default();
+    let url = errors.require("url", request.url, |url| WebhookUrl::parse(&url, &state.url_policy));
+    let events = errors.require("events", request.events, |events| parse_events(&events, &types));
+    let secret = request.secret.map_or_else(|| Ok(Secret::generate()), |secret| secret.parse::<Secret>());
+    let secret = errors.keep("secret", secret);
+    let sessions = errors.keep("sessionIds", request.session_ids.as_deref().map(parse_sessions).transpose());
+    let gate = GateSettings {
+        rate_limit: parse_rate(&mut errors, "rateLimit", request.rate_limit),
+        concurrency: parse_concurrency(&mut errors, request.concurrency),
+        drain_rate: parse_rate(&mut errors, "drainRate", request.drain_rate),
+        is_ordered: request.ordered.unwrap_or(false),
+    };
+    let (Some(url), Some(events), Some(secret), Some(session_ids), true) =
+        (url, events, secret, sessions, errors.is_empty())
+    else {
+        return Err(errors.into_error());
+    };
+    state.tenants.admit(tenant).await?;
+    let new = NewWebhook {
+        url,
+        events,
+        session_ids,
+        secret: SecretBytes::new(secret.expose_bytes()),
+        is_active: request.is_active.unwrap_or(true),
+        gate,
+    };
+    let webhook = state.store.create_webhook(tenant, &new, Utc::now()).await?;
+    let webhook = WebhookView::new(&webhook, &Health::default());
+    let created = WebhookWithSecret { webhook, secret: Some(secret.reveal()) };
+    Ok(success(StatusCode::CREATED, created))
+}
