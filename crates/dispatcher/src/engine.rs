@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use domain::{Cause, Clock, DisabledReason, Next, Outcome, RetrySchedule};
 use futures_util::FutureExt as _;
-use sender::{Attempted, Fault, Sender};
+use sender::{Attempted, Capture, Fault, Sender};
 use store::{AttemptRecord, Parked};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
@@ -229,7 +229,7 @@ impl Engine {
     }
 
     async fn attempt(&self, delivery: &Delivery, now: DateTime<Utc>, place: &mut Place<'_>) {
-        let request = self.sender.send(&delivery.target, &delivery.accepted.event, now);
+        let request = self.sender.send(&delivery.target, &delivery.accepted.event, now, Capture::Failures);
         tokio::pin!(request);
         let mut batch = delivery.batch();
         let mut attempted = timeout(SLOW_AFTER, &mut request).await.ok();

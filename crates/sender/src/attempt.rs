@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use domain::{Cause, Event, Outcome, UrlPolicy, parse_retry_after};
-use reqwest::header::RETRY_AFTER;
-use reqwest::{Client, Response, redirect};
+use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
+use reqwest::{Client, Request, redirect};
 use tokio::time::{Instant, timeout};
 use tracing::error;
 
+use crate::capture::{Capture, Exchange, Heard, headers_as_sent};
 use crate::occasionally::Occasionally;
 use crate::request;
 use crate::resolver::{GuardedResolver, ResolveError};
@@ -30,13 +31,15 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// Sends requests. One for the whole process: connections are kept and shared.
 pub struct Sender {
     client: Client,
+    /// The headers of every request that does not have its own.
+    usual_headers: HeaderMap,
     policy: UrlPolicy,
     deadline: Duration,
     complaining: Occasionally,
 }
 
 /// What an attempt came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempted {
     /// How it ended.
     pub outcome: Outcome,
@@ -46,6 +49,8 @@ pub struct Attempted {
     pub retry_after: Option<Duration>,
     /// How long it took.
     pub duration: Duration,
+    /// What was said on both sides, where that was asked for.
+    pub exchange: Option<Box<Exchange>>,
 }
 
 /// What of ours kept a request from being made. The receiver has seen nothing, so no attempt is used up.
@@ -59,32 +64,27 @@ pub enum Fault {
 
 /// Why there is no complete answer.
 enum Failure {
-    Theirs(Cause),
+    Theirs(Cause, String),
     Ours(Fault),
-}
-
-impl From<Cause> for Failure {
-    fn from(cause: Cause) -> Self {
-        Self::Theirs(cause)
-    }
 }
 
 impl Sender {
     /// Names are looked up with `dns_servers`, or the system's if there are none.
     pub fn new(policy: UrlPolicy, deadline: Duration, dns_servers: Vec<SocketAddr>) -> reqwest::Result<Self> {
         let resolver = GuardedResolver::new(policy.addresses.clone(), dns_servers, deadline);
+        let usual_headers = usual_headers();
         let client = Client::builder()
             .no_proxy()
             .redirect(redirect::Policy::none())
             .referer(false)
             .retry(reqwest::retry::never())
             .dns_resolver(Arc::new(resolver))
-            .user_agent(concat!("Postrider/", env!("CARGO_PKG_VERSION")))
+            .default_headers(usual_headers.clone())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
             .tcp_nodelay(true)
             .build()?;
-        Ok(Self { client, policy, deadline, complaining: Occasionally::new(COMPLAIN_EVERY) })
+        Ok(Self { client, usual_headers, policy, deadline, complaining: Occasionally::new(COMPLAIN_EVERY) })
     }
 
     /// The longest an attempt takes.
@@ -93,40 +93,73 @@ impl Sender {
     }
 
     /// Sends an event to a webhook. One deadline covers looking up, connecting, TLS, sending and the whole answer.
-    pub async fn send(&self, target: &Target, event: &Event, now: DateTime<Utc>) -> Result<Attempted, Fault> {
-        let began = Instant::now();
-        // Set when the head of an answer has come, whatever becomes of its body.
-        let mut answer = None;
-        let outcome = match timeout(self.deadline, self.exchange(target, event, now, &mut answer)).await {
-            Err(_) => Outcome::Retryable(Cause::Timeout),
-            Ok(Err(Failure::Theirs(cause))) => Outcome::Retryable(cause),
-            Ok(Err(Failure::Ours(fault))) => return Err(fault),
-            Ok(Ok(status)) => Outcome::of_status(status),
-        };
-        Ok(Attempted {
-            outcome,
-            status_code: answer.as_ref().map(|answer| answer.status),
-            retry_after: answer.and_then(|answer| answer.retry_after),
-            duration: began.elapsed(),
-        })
-    }
-
-    async fn exchange(
+    pub async fn send(
         &self,
         target: &Target,
         event: &Event,
         now: DateTime<Utc>,
-        head: &mut Option<Head>,
+        capture: Capture,
+    ) -> Result<Attempted, Fault> {
+        let began = Instant::now();
+        // Set when the head of an answer has come, whatever becomes of its body.
+        let mut heard = None;
+        let ended = timeout(self.deadline, self.make_request(target, event, now, &mut heard)).await;
+        let (outcome, explanation) = match ended {
+            Err(_) => {
+                let explanation = format!("no complete answer within {} ms", self.deadline.as_millis());
+                (Outcome::Retryable(Cause::Timeout), Some(explanation))
+            }
+            Ok(Err(Failure::Theirs(cause, explanation))) => (Outcome::Retryable(cause), Some(explanation)),
+            Ok(Err(Failure::Ours(fault))) => return Err(fault),
+            Ok(Ok(status)) => (Outcome::of_status(status), None),
+        };
+        let duration = began.elapsed();
+        let status_code = heard.as_ref().map(|heard| heard.status);
+        let retry_after = heard.as_ref().and_then(|heard| retry_after(&heard.headers, now));
+        let is_captured = capture == Capture::All || outcome != Outcome::Delivered;
+        let exchange = is_captured.then(|| {
+            // Made once more rather than kept: of the most, which succeed, nobody will ask for them.
+            let request = self.request(target, event, now).ok();
+            let as_sent = |request: &Request| headers_as_sent(request, &self.usual_headers);
+            Box::new(Exchange {
+                request_headers: request.as_ref().map(as_sent).unwrap_or_default(),
+                response: heard.map(Heard::capture),
+                explanation,
+            })
+        });
+        Ok(Attempted { outcome, status_code, retry_after, duration, exchange })
+    }
+
+    async fn make_request(
+        &self,
+        target: &Target,
+        event: &Event,
+        now: DateTime<Utc>,
+        heard: &mut Option<Heard>,
     ) -> Result<u16, Failure> {
-        let secret = target.secret.as_ref().map_err(|reason| self.unsigned(target, reason))?;
-        // The client looks names up through the guard below; an address in the URL itself never gets there.
-        target.webhook.url.check(&self.policy).map_err(|_| Cause::AddressRefused)?;
-        let request = request::build(&self.client, &target.webhook, secret, event, now);
-        let mut response = request.send().await.map_err(|error| failure_of(&error))?;
+        let request = self.request(target, event, now)?;
+        // The client looks names up through the guard; an address in the URL itself never gets there.
+        let policy = target.webhook.url.check(&self.policy);
+        policy.map_err(|reason| Failure::Theirs(Cause::AddressRefused, reason.to_string()))?;
+        let mut response = self.client.execute(request).await.map_err(|error| failure_of(&error))?;
         let status = response.status().as_u16();
-        *head = Some(Head { status, retry_after: retry_after(&response, now) });
-        read_body(&mut response).await?;
+        let headers = std::mem::take(response.headers_mut());
+        let heard = heard.insert(Heard::of_head(status, headers));
+        // To its end, so that the connection can be used again, or up to the limit.
+        while let Some(chunk) = response.chunk().await.map_err(|error| failure_of(&error))? {
+            if heard.push(chunk) > MAX_RESPONSE_BYTES {
+                return Ok(status);
+            }
+        }
+        heard.complete();
         Ok(status)
+    }
+
+    /// The request that delivers an event: always the same for the same time.
+    fn request(&self, target: &Target, event: &Event, now: DateTime<Utc>) -> Result<Request, Failure> {
+        let secret = target.secret.as_ref().map_err(|reason| self.unsigned(target, reason))?;
+        let request = request::build(&self.client, &target.webhook, secret, event, now);
+        request.build().map_err(|error| failure_of(&error))
     }
 
     fn unsigned(&self, target: &Target, reason: &str) -> Failure {
@@ -137,43 +170,37 @@ impl Sender {
     }
 }
 
-struct Head {
-    status: u16,
-    retry_after: Option<Duration>,
+fn usual_headers() -> HeaderMap {
+    let agent = HeaderValue::from_static(concat!("Postrider/", env!("CARGO_PKG_VERSION")));
+    HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("*/*")), (USER_AGENT, agent)])
 }
 
-fn retry_after(response: &Response, now: DateTime<Utc>) -> Option<Duration> {
-    parse_retry_after(response.headers().get(RETRY_AFTER)?.to_str().ok()?, now)
-}
-
-/// Reads the body to its end, so that the connection can be used again, or up to the limit.
-async fn read_body(response: &mut Response) -> Result<(), Failure> {
-    let mut read = 0;
-    while let Some(chunk) = response.chunk().await.map_err(|error| failure_of(&error))? {
-        read += chunk.len();
-        if read > MAX_RESPONSE_BYTES {
-            break;
-        }
-    }
-    Ok(())
+fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
+    parse_retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?, now)
 }
 
 /// Finds out what lies behind an error of the client's.
 fn failure_of(error: &reqwest::Error) -> Failure {
     if error.is_timeout() {
-        return Cause::Timeout.into();
+        return Failure::Theirs(Cause::Timeout, "the connection timed out".to_owned());
     }
+    let mut deepest: &dyn Error = error;
     let mut source = error.source();
     while let Some(error) = source {
+        deepest = error;
         if let Some(resolve) = error.downcast_ref::<ResolveError>() {
             return match resolve {
-                ResolveError::Refused(_) => Cause::AddressRefused.into(),
-                ResolveError::Unresolvable => Cause::Dns.into(),
+                // Not which address: it may be one of the operator's own network.
+                ResolveError::Refused(_) => {
+                    let reason = "the name leads to an address that is not public";
+                    Failure::Theirs(Cause::AddressRefused, reason.to_owned())
+                }
+                ResolveError::Unresolvable => Failure::Theirs(Cause::Dns, resolve.to_string()),
                 ResolveError::NoNameServer => Failure::Ours(Fault::NameServers),
             };
         }
-        if error.downcast_ref::<rustls::Error>().is_some() {
-            return Cause::Tls.into();
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return Failure::Theirs(Cause::Tls, tls.to_string());
         }
         // An io::Error can carry another error that `source` passes over.
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
@@ -182,5 +209,7 @@ fn failure_of(error: &reqwest::Error) -> Failure {
             None => error.source(),
         };
     }
-    if error.is_connect() { Cause::Connect.into() } else { Cause::Protocol.into() }
+    let cause = if error.is_connect() { Cause::Connect } else { Cause::Protocol };
+    let system = deepest.downcast_ref::<io::Error>().map(|error| error.kind().to_string());
+    Failure::Theirs(cause, system.unwrap_or_else(|| deepest.to_string()))
 }

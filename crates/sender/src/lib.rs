@@ -2,11 +2,16 @@
 //! the answer within its limits.
 
 mod attempt;
+mod capture;
 mod occasionally;
 mod request;
 mod resolver;
 mod target;
 
 pub use attempt::{Attempted, Fault, Sender};
+pub use capture::{
+    Capture, CapturedResponse, Exchange, Headers, MAX_KEPT_BODY_BYTES, MAX_KEPT_HEADER_BYTES,
+    MAX_KEPT_HEADERS,
+};
 pub use resolver::MAX_NAME_SERVERS;
 pub use target::Target;

@@ -48,8 +48,14 @@ impl Received {
 /// How a receiver answers.
 #[derive(Debug, Clone)]
 enum Answer {
-    Status(u16, Vec<(String, String)>),
+    Status(u16, Vec<(String, String)>, Bytes),
     Hang,
+}
+
+impl Answer {
+    fn status(status: u16) -> Self {
+        Self::Status(status, Vec::new(), Bytes::new())
+    }
 }
 
 struct Shared {
@@ -73,7 +79,7 @@ impl Receiver {
         let (sender, requests) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             script: Mutex::default(),
-            usual: Mutex::new(Answer::Status(204, Vec::new())),
+            usual: Mutex::new(Answer::status(204)),
             requests: sender,
             release: Notify::new(),
         });
@@ -102,19 +108,24 @@ impl Receiver {
 
     /// Answers the next requests with these statuses, one each, then as before.
     pub fn answer_next(&self, statuses: &[u16]) {
-        let answers = statuses.iter().map(|status| Answer::Status(*status, Vec::new()));
+        let answers = statuses.iter().map(|status| Answer::status(*status));
         self.shared.script.lock().unwrap().extend(answers);
     }
 
     /// Answers the next request with a status and headers.
     pub fn answer_next_with(&self, status: u16, headers: &[(&str, &str)]) {
+        self.answer_next_in_full(status, headers, Bytes::new());
+    }
+
+    /// Answers the next request with a status, headers and a body.
+    pub fn answer_next_in_full(&self, status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        self.shared.script.lock().unwrap().push_back(Answer::Status(status, headers));
+        self.shared.script.lock().unwrap().push_back(Answer::Status(status, headers, body.into()));
     }
 
     /// Answers every request from now on with this status.
     pub fn answer_always(&self, status: u16) {
-        *self.shared.usual.lock().unwrap() = Answer::Status(status, Vec::new());
+        *self.shared.usual.lock().unwrap() = Answer::status(status);
     }
 
     /// Answers no request from now on, until [`Receiver::release`].
@@ -167,12 +178,12 @@ async fn receive(request: HttpRequest, body: Bytes, shared: web::Data<Shared>) -
     let headers = request.headers().iter().map(header).collect();
     let _ = shared.requests.send(Received { path: request.path().to_owned(), headers, body });
     match answer {
-        Answer::Status(status, headers) => {
+        Answer::Status(status, headers, body) => {
             let mut response = HttpResponse::build(StatusCode::from_u16(status).unwrap());
             for pair in headers {
                 response.append_header(pair);
             }
-            response.finish()
+            response.body(body)
         }
         Answer::Hang => {
             released.await;

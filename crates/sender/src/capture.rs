@@ -1,0 +1,182 @@
+//! What was said on both sides of an attempt, within limits, for those who want to see it afterwards.
+
+use bytes::Bytes;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
+use reqwest::{Request, Url};
+
+/// Most headers of an answer that are kept.
+pub const MAX_KEPT_HEADERS: usize = 64;
+/// Most bytes of an answer's headers that are kept: names and values.
+pub const MAX_KEPT_HEADER_BYTES: usize = 8 * 1024;
+/// Most bytes of an answer's body that are kept.
+pub const MAX_KEPT_BODY_BYTES: usize = 16 * 1024;
+
+/// Which attempts are shown afterwards. An attempt that is not costs nothing for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Capture {
+    /// Those that fail.
+    Failures,
+    /// Every one.
+    All,
+}
+
+/// What was said on both sides of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exchange {
+    /// The headers of the request, as they went over the wire; as they would have, where no connection came about.
+    pub request_headers: Headers,
+    /// The answer, if at least its head came.
+    pub response: Option<CapturedResponse>,
+    /// Why there is no complete answer, for people.
+    pub explanation: Option<String>,
+}
+
+/// Headers in their order: names in lower case, and values; what is not UTF-8 in a value is replaced.
+pub type Headers = Vec<(String, String)>;
+
+/// An answer, as far as it came and is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CapturedResponse {
+    /// Its status.
+    pub status: u16,
+    /// Its first headers: [`MAX_KEPT_HEADERS`] and [`MAX_KEPT_HEADER_BYTES`] at most.
+    pub headers: Headers,
+    /// Whether it had more headers.
+    pub headers_cut: bool,
+    /// Its `Content-Type`, if it fits into the limit.
+    pub content_type: Option<String>,
+    /// The beginning of its body: [`MAX_KEPT_BODY_BYTES`] at most.
+    pub body: Bytes,
+    /// Whether the body went on, or broke off.
+    pub body_cut: bool,
+}
+
+/// An answer while it arrives. What arrives is held, not copied, so that it costs next to nothing where nobody will ask.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    first_chunk: Bytes,
+    /// What followed the first chunk, within the limit.
+    more: Vec<u8>,
+    bytes: usize,
+    is_complete: bool,
+}
+
+impl Heard {
+    pub(crate) fn of_head(status: u16, headers: HeaderMap) -> Self {
+        Self { status, headers, first_chunk: Bytes::new(), more: Vec::new(), bytes: 0, is_complete: false }
+    }
+
+    /// Takes more of the body in, and says how long it is by now.
+    pub(crate) fn push(&mut self, chunk: Bytes) -> usize {
+        let room = MAX_KEPT_BODY_BYTES.saturating_sub(self.bytes);
+        if self.bytes == 0 {
+            self.first_chunk = chunk.slice(..chunk.len().min(room));
+        } else {
+            self.more.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        }
+        self.bytes += chunk.len();
+        self.bytes
+    }
+
+    /// The whole body has arrived.
+    pub(crate) fn complete(&mut self) {
+        self.is_complete = true;
+    }
+
+    pub(crate) fn capture(self) -> CapturedResponse {
+        let (headers, headers_cut) = first_headers(&self.headers);
+        let content_type =
+            self.headers.get(CONTENT_TYPE).filter(|value| value.len() <= MAX_KEPT_HEADER_BYTES);
+        // A copy: the chunk may be a small part of a large buffer.
+        let body: Bytes = [&self.first_chunk[..], &self.more].concat().into();
+        CapturedResponse {
+            status: self.status,
+            headers,
+            headers_cut,
+            content_type: content_type.map(text),
+            body_cut: !self.is_complete || body.len() < self.bytes,
+            body,
+        }
+    }
+}
+
+/// Those that fit, and whether there were more.
+fn first_headers(all: &HeaderMap) -> (Headers, bool) {
+    let mut kept = Headers::new();
+    let mut bytes = 0;
+    for (name, value) in all {
+        bytes += name.as_str().len() + value.len();
+        if kept.len() == MAX_KEPT_HEADERS || bytes > MAX_KEPT_HEADER_BYTES {
+            return (kept, true);
+        }
+        kept.push((name.as_str().to_owned(), text(value)));
+    }
+    (kept, false)
+}
+
+/// The headers of a request with those that the client adds on the way: the `usual` ones that the request has not, and
+/// what HTTP/1.1 wants.
+pub(crate) fn headers_as_sent(request: &Request, usual: &HeaderMap) -> Headers {
+    let own = request.headers();
+    let mut headers: Headers = own.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+    let mut add = |name: &str, value: String| {
+        if !own.contains_key(name) {
+            headers.push((name.to_owned(), value));
+        }
+    };
+    for (name, value) in usual {
+        add(name.as_str(), text(value));
+    }
+    add(HOST.as_str(), host(request.url()));
+    let length = request.body().and_then(reqwest::Body::as_bytes).map_or(0, <[u8]>::len);
+    add(CONTENT_LENGTH.as_str(), length.to_string());
+    headers
+}
+
+fn host(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+fn text(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_beginning_of_a_body_is_kept_however_it_arrives(
+            sizes in proptest::collection::vec(1_usize..6_000, 0..12),
+        ) {
+            let body: Vec<u8> = (0_u8..=255).cycle().take(sizes.iter().sum()).collect();
+            let mut heard = Heard::of_head(200, HeaderMap::new());
+            let mut rest = Bytes::from(body.clone());
+            for size in sizes {
+                heard.push(rest.split_to(size));
+            }
+            heard.complete();
+            let captured = heard.capture();
+            prop_assert_eq!(&captured.body[..], &body[..body.len().min(MAX_KEPT_BODY_BYTES)]);
+            prop_assert_eq!(captured.body_cut, body.len() > MAX_KEPT_BODY_BYTES);
+        }
+
+        #[test]
+        fn headers_are_kept_within_their_limits(count in 0_usize..200, length in 0_usize..500) {
+            let mut headers = HeaderMap::new();
+            for _ in 0..count {
+                headers.append("x-filler", HeaderValue::from_str(&"v".repeat(length)).unwrap());
+            }
+            let (kept, cut) = first_headers(&headers);
+            let bytes: usize = kept.iter().map(|(name, value)| name.len() + value.len()).sum();
+            prop_assert!(kept.len() <= MAX_KEPT_HEADERS && bytes <= MAX_KEPT_HEADER_BYTES);
+            prop_assert_eq!(cut, kept.len() < count);
+        }
+    }
+}
