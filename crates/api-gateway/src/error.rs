@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::http::header::{ALLOW, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use broker::PublishError;
-use domain::Scope;
+use domain::{Rate, Scope};
 use serde::Serialize;
 use store::{CreateError, StoreError};
 use utoipa::ToSchema;
@@ -101,11 +102,30 @@ pub(crate) struct ApiError {
     cause: Option<String>,
     /// For 405 alone.
     allow: &'static str,
+    /// For 429 alone.
+    rate_limit: Option<Box<RateLimit>>,
+}
+
+/// A limit that was met.
+#[derive(Debug, Clone, Copy)]
+struct RateLimit {
+    /// What is limited.
+    what: &'static str,
+    rate: Rate,
+    /// Seconds until there is room again.
+    wait: u64,
 }
 
 impl ApiError {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), errors: BTreeMap::new(), cause: None, allow: "" }
+        Self {
+            code,
+            message: message.into(),
+            errors: BTreeMap::new(),
+            cause: None,
+            allow: "",
+            rate_limit: None,
+        }
     }
 
     pub(crate) fn validation(errors: BTreeMap<String, String>) -> Self {
@@ -129,6 +149,18 @@ impl ApiError {
         Self { allow, ..Self::new(Code::MethodNotAllowed, message) }
     }
 
+    /// There is room again after `wait`.
+    pub(crate) fn rate_limited(
+        message: impl Into<String>,
+        what: &'static str,
+        rate: Rate,
+        wait: Duration,
+    ) -> Self {
+        let wait = wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX).max(1);
+        let rate_limit = Some(Box::new(RateLimit { what, rate, wait }));
+        Self { rate_limit, ..Self::new(Code::RateLimited, message) }
+    }
+
     pub(crate) fn timed_out() -> Self {
         let cause = Some("the request took too long".to_owned());
         Self { cause, ..Self::new(Code::ServiceUnavailable, "The service is busy; try again shortly") }
@@ -137,6 +169,20 @@ impl ApiError {
     /// The cause of a failure of ours, to be logged.
     pub(crate) fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
+    }
+}
+
+impl RateLimit {
+    /// As the IETF's draft on rate limit headers has them: the quota of a window in seconds, what remains of it, and when
+    /// there is more.
+    fn headers(&self) -> [(HeaderName, String); 3] {
+        let Self { what, rate, wait } = self;
+        let quota = rate.calls_per_minute();
+        [
+            (RETRY_AFTER, wait.to_string()),
+            (HeaderName::from_static("ratelimit-policy"), format!("\"{what}\";q={quota};w=60")),
+            (HeaderName::from_static("ratelimit"), format!("\"{what}\";r=0;t={wait}")),
+        ]
     }
 }
 
@@ -169,6 +215,11 @@ impl ResponseError for ApiError {
             Code::ServiceUnavailable => {
                 response.insert_header((RETRY_AFTER, RETRY_AFTER_SECONDS));
             }
+            Code::RateLimited => {
+                for (name, value) in self.rate_limit.iter().flat_map(|limit| limit.headers()) {
+                    response.insert_header((name, value));
+                }
+            }
             Code::MethodNotAllowed => {
                 response.insert_header((ALLOW, self.allow));
             }
@@ -178,7 +229,6 @@ impl ResponseError for ApiError {
             | Code::LimitExceeded
             | Code::NotFound
             | Code::Conflict
-            | Code::RateLimited
             | Code::InternalError
             | Code::WhatsappUnavailable
             | Code::RequestTimeout

@@ -15,6 +15,7 @@ mod state;
 mod tenants;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
@@ -49,26 +50,32 @@ pub struct Gateway {
     address: SocketAddr,
     handle: ServerHandle,
     server: JoinHandle<()>,
-    publishers: [JoinHandle<()>; 2],
-    stop_publisher: CancellationToken,
+    /// The publishers, and what writes down what tenants use.
+    background: [JoinHandle<()>; 3],
+    stop_background: CancellationToken,
     drain_timeout: Duration,
 }
 
 impl Gateway {
     /// Binds the address and starts serving. Must be called within a Tokio runtime.
     pub fn start(config: Config) -> anyhow::Result<Self> {
-        let stop_publisher = CancellationToken::new();
+        let stop_background = CancellationToken::new();
         let publisher = |intake| {
-            Publisher::start(config.broker.clone(), intake, config.publish_timeout, stop_publisher.clone())
+            Publisher::start(config.broker.clone(), intake, config.publish_timeout, stop_background.clone())
         };
         let ((shared, shared_task), (in_order, in_order_task)) =
             (publisher(Intake::Shared), publisher(Intake::InOrder));
         let intakes = Intakes::new(shared, in_order);
-        tokio::spawn(intakes.clone().follow(config.store.clone(), stop_publisher.clone()));
+        tokio::spawn(intakes.clone().follow(config.store.clone(), stop_background.clone()));
+        let tenants = Arc::new(Tenants::new(config.store.clone(), config.tenant_auto_create));
+        let counting = tokio::spawn({
+            let (tenants, stop) = (Arc::clone(&tenants), stop_background.clone());
+            async move { tenants.follow(stop).await }
+        });
         let readiness = readiness(config.store.clone(), intakes.clone());
         let state = web::Data::new(State {
             verifier: TokenVerifier::new(&config.jwt_secret, &config.jwt_issuer, &config.jwt_audience),
-            tenants: Tenants::new(config.store.clone(), config.tenant_auto_create),
+            tenants,
             catalogue: Catalogue::new(config.store.clone()),
             store: config.store,
             intakes,
@@ -97,8 +104,8 @@ impl Gateway {
             }
         });
         let drain_timeout = config.drain_timeout;
-        let publishers = [shared_task, in_order_task];
-        Ok(Self { address, handle, server, publishers, stop_publisher, drain_timeout })
+        let background = [shared_task, in_order_task, counting];
+        Ok(Self { address, handle, server, background, stop_background, drain_timeout })
     }
 
     /// Where it listens.
@@ -110,10 +117,10 @@ impl Gateway {
     pub async fn shut_down(self) -> bool {
         self.handle.stop(true).await;
         let served = join_within("HTTP server", self.server, self.drain_timeout).await;
-        self.stop_publisher.cancel();
+        self.stop_background.cancel();
         let mut in_time = served;
-        for publisher in self.publishers {
-            in_time &= join_within("publisher", publisher, Duration::from_secs(5)).await;
+        for task in self.background {
+            in_time &= join_within("background task", task, Duration::from_secs(5)).await;
         }
         in_time
     }

@@ -5,7 +5,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::routes::{event_types, events, history, webhooks};
+use crate::routes::{event_types, events, history, plans, tenants, webhooks};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -25,11 +25,20 @@ use crate::routes::{event_types, events, history, webhooks};
         webhooks::pause::pause,
         webhooks::pause::resume,
         history::list,
-        events::publish
+        events::publish,
+        tenants::usage,
+        tenants::list,
+        tenants::get,
+        tenants::put,
+        plans::list,
+        plans::put,
+        plans::delete
     ),
     tags(
         (name = "Webhooks", description = "Subscriptions and their history"),
-        (name = "Events", description = "Publishing")
+        (name = "Events", description = "Publishing"),
+        (name = "Usage", description = "What a plan allows, and what was used of it"),
+        (name = "Administration", description = "Tenants and plans, for those who run the installation")
     ),
     modifiers(&Bearer)
 )]

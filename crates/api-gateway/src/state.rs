@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use domain::UrlPolicy;
 use service::access_token::TokenVerifier;
 use store::Store;
@@ -11,7 +13,7 @@ pub(crate) struct State {
     pub(crate) store: Store,
     pub(crate) intakes: Intakes,
     pub(crate) verifier: TokenVerifier,
-    pub(crate) tenants: Tenants,
+    pub(crate) tenants: Arc<Tenants>,
     pub(crate) catalogue: Catalogue,
     pub(crate) url_policy: UrlPolicy,
 }

@@ -82,6 +82,7 @@ impl Bench {
         let receiver = Receiver::start(&places).await?;
         let mut product = Product::start(places).await?;
         product.set_dispatchers(1).await?;
+        database.lift_limits().await?;
         let broker = Broker::connect(&variable("POSTRIDER_AMQP_URL")?).await?;
         let usage = Usage::start();
         usage.watch("load", vec![std::process::id()]);

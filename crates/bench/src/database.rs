@@ -79,6 +79,22 @@ impl Database {
         Ok(Self(client))
     }
 
+    /// No plan holds anybody back.
+    pub(crate) async fn lift_limits(&self) -> anyhow::Result<()> {
+        let lift = "UPDATE plans SET events_per_minute = NULL, requests_per_minute = NULL";
+        Ok(self.0.batch_execute(lift).await?)
+    }
+
+    /// Puts a tenant on a plan that lets so many events through.
+    pub(crate) async fn limit(&self, tenant: Uuid, events_per_minute: i32) -> anyhow::Result<()> {
+        let plan = format!("limited-{events_per_minute}");
+        let insert = "INSERT INTO plans (name, max_webhooks, events_per_minute) VALUES ($1, 1000, $2)
+            ON CONFLICT DO NOTHING";
+        self.0.execute(insert, &[&plan, &events_per_minute]).await?;
+        self.0.execute("UPDATE tenants SET plan = $2 WHERE id = $1", &[&tenant, &plan]).await?;
+        Ok(())
+    }
+
     pub(crate) async fn volume(&self) -> anyhow::Result<Volume> {
         let row = self.0.query_one(VOLUME, &[]).await?;
         Ok(Volume { stored: row.get(0), logged: row.get(1) })

@@ -14,8 +14,10 @@ mod ids;
 mod invalid;
 mod outcome;
 mod payload;
+mod plan;
 mod retry;
 mod scope;
+mod throttle;
 mod webhook;
 
 pub use address::{AddressPolicy, Refused};
@@ -29,8 +31,10 @@ pub use ids::{EventId, OrderingKey, SessionId, TenantId, WebhookId};
 pub use invalid::Invalid;
 pub use outcome::{Cause, Outcome};
 pub use payload::{MAX_DATA_BYTES, MAX_DATA_DEPTH, check_data, render_body};
+pub use plan::{Limits, NotInForce, PlanName, Subscription, TenantStatus};
 pub use retry::{MAX_RETRY_AFTER, Next, RetrySchedule, parse_delay, parse_retry_after};
 pub use scope::{Scope, Scopes};
+pub use throttle::{Rate, Throttle, Throttled};
 pub use webhook::{
     DisabledReason, MAX_EVENTS_PER_WEBHOOK, MAX_SESSIONS_PER_WEBHOOK, SecretBytes, SecretUnreadable,
     UrlPolicy, Webhook, WebhookUrl,

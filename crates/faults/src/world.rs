@@ -208,7 +208,9 @@ impl World {
             binaries,
             started: 0,
         };
-        if world.binaries != lab.binaries {
+        if world.binaries == lab.binaries {
+            world.lift_limits().await?;
+        } else {
             world.migrate().await?;
         }
         world.gateway = world.new_gateway()?;
@@ -344,7 +346,18 @@ impl World {
     pub(crate) async fn migrate(&self) -> anyhow::Result<()> {
         let (succeeded, text) = self.run_command(&["migrate"]).await?;
         ensure!(succeeded, "postrider migrate failed: {text}");
-        Ok(())
+        self.lift_limits().await
+    }
+
+    /// No plan holds the load back. A schema of the previous version may have no such limits.
+    async fn lift_limits(&self) -> anyhow::Result<()> {
+        self.sql(
+            "DO $$ BEGIN
+                UPDATE plans SET events_per_minute = NULL, requests_per_minute = NULL;
+            EXCEPTION WHEN undefined_column THEN NULL;
+            END $$",
+        )
+        .await
     }
 
     /// Runs the command line, on the database itself, and gives what it prints and whether it succeeded.

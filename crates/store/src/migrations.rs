@@ -17,7 +17,7 @@ pub struct Migration {
 }
 
 /// Every migration, oldest first. The files are part of the binary.
-const MIGRATIONS: [Migration; 5] = [
+const MIGRATIONS: [Migration; 6] = [
     Migration {
         version: 1,
         name: "0001_foundation",
@@ -38,6 +38,11 @@ const MIGRATIONS: [Migration; 5] = [
         version: 5,
         name: "0005_sealed_secrets",
         sql: include_str!("../../../migrations/0005_sealed_secrets.sql"),
+    },
+    Migration {
+        version: 6,
+        name: "0006_subscriptions",
+        sql: include_str!("../../../migrations/0006_subscriptions.sql"),
     },
 ];
 

@@ -1,18 +1,50 @@
 use std::collections::HashMap;
 
-use domain::TenantId;
+use chrono::{DateTime, NaiveDate, Utc};
+use domain::{Invalid, PlanName, Subscription, TenantId, TenantStatus};
+use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
-use crate::{Store, StoreError};
+use crate::plans::parse_limits;
+use crate::{Store, StoreError, Usage};
+
+/// A tenant as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenant {
+    /// Names it.
+    pub id: TenantId,
+    /// Its subscription.
+    pub subscription: Subscription,
+    /// What it has used on the day that was asked for.
+    pub usage: Usage,
+    /// When it became known.
+    pub created_at: DateTime<Utc>,
+}
 
 const ENSURE_TENANTS: &str = "-- ensure_tenants
 INSERT INTO tenants (id) SELECT DISTINCT unnest($1::uuid[]) ON CONFLICT DO NOTHING";
 
-const TENANT_EXISTS: &str = "-- tenant_exists
-SELECT EXISTS (SELECT FROM tenants WHERE id = $1)";
-
 const WEBHOOKS_VERSIONS: &str = "-- webhooks_versions
 SELECT id, webhooks_version FROM tenants WHERE id = ANY($1)";
+
+const TENANTS_BY_ID: &str = "-- tenants_by_id
+SELECT t.id, t.plan, t.status, t.trial_ends_at, t.created_at, p.max_webhooks, p.events_per_minute, p.events_per_day,
+    p.requests_per_minute, coalesce(u.events, 0) AS events, coalesce(u.requests, 0) AS requests
+FROM tenants t JOIN plans p ON p.name = t.plan LEFT JOIN tenant_usage u ON u.tenant_id = t.id AND u.day = $2
+WHERE t.id = ANY($1)";
+
+const LIST_TENANTS: &str = "-- list_tenants
+SELECT t.id, t.plan, t.status, t.trial_ends_at, t.created_at, p.max_webhooks, p.events_per_minute, p.events_per_day,
+    p.requests_per_minute, coalesce(u.events, 0) AS events, coalesce(u.requests, 0) AS requests
+FROM tenants t JOIN plans p ON p.name = t.plan LEFT JOIN tenant_usage u ON u.tenant_id = t.id AND u.day = $2
+WHERE t.id > $1
+ORDER BY t.id
+LIMIT $3";
+
+const PUT_TENANT: &str = "-- put_tenant
+INSERT INTO tenants (id, plan, status, trial_ends_at) VALUES ($1, $2, $3, $4)
+ON CONFLICT (id) DO UPDATE SET plan = excluded.plan, status = excluded.status, trial_ends_at = excluded.trial_ends_at";
 
 impl Store {
     /// Makes tenants known, on the trial plan. Those that are known stay as they are.
@@ -21,13 +53,6 @@ impl Store {
         let client = self.connection().await?;
         client.execute(&client.prepare_cached(ENSURE_TENANTS).await?, &[&ids]).await?;
         Ok(())
-    }
-
-    /// Whether the tenant is known.
-    pub async fn tenant_exists(&self, tenant: TenantId) -> Result<bool, StoreError> {
-        let client = self.connection().await?;
-        let row = client.query_one(&client.prepare_cached(TENANT_EXISTS).await?, &[&tenant.0]).await?;
-        Ok(row.get(0))
     }
 
     /// How often the webhooks of each of these tenants have changed so far.
@@ -40,4 +65,64 @@ impl Store {
         let rows = client.query(&client.prepare_cached(WEBHOOKS_VERSIONS).await?, &[&ids]).await?;
         Ok(rows.iter().map(|row| (TenantId(row.get(0)), row.get(1))).collect())
     }
+
+    /// Those of these tenants that are known, with what they have used that day.
+    pub async fn tenants(&self, tenants: &[TenantId], day: NaiveDate) -> Result<Vec<Tenant>, StoreError> {
+        let ids: Vec<Uuid> = tenants.iter().map(|tenant| tenant.0).collect();
+        let client = self.connection().await?;
+        let rows = client.query(&client.prepare_cached(TENANTS_BY_ID).await?, &[&ids, &day]).await?;
+        rows.iter().map(read_tenant).collect()
+    }
+
+    /// Every tenant, by id, from the one after `after`.
+    pub async fn list_tenants(
+        &self,
+        after: Option<TenantId>,
+        day: NaiveDate,
+        limit: i64,
+    ) -> Result<Vec<Tenant>, StoreError> {
+        let after = after.map_or(Uuid::nil(), |tenant| tenant.0);
+        let client = self.connection().await?;
+        let rows = client.query(&client.prepare_cached(LIST_TENANTS).await?, &[&after, &day, &limit]).await?;
+        rows.iter().map(read_tenant).collect()
+    }
+
+    /// Makes a tenant known, or changes its subscription. Says whether there is a plan of that name.
+    pub async fn put_tenant(
+        &self,
+        tenant: TenantId,
+        plan: &PlanName,
+        status: TenantStatus,
+        trial_ends_at: Option<DateTime<Utc>>,
+    ) -> Result<bool, StoreError> {
+        let client = self.connection().await?;
+        let statement = client.prepare_cached(PUT_TENANT).await?;
+        let put =
+            client.execute(&statement, &[&tenant.0, &plan.as_str(), &status.code(), &trial_ends_at]).await;
+        match put {
+            Ok(_) => Ok(true),
+            Err(error) if error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn read_tenant(row: &Row) -> Result<Tenant, StoreError> {
+    parse_tenant(row).map_err(StoreError::unreadable("tenants"))
+}
+
+fn parse_tenant(row: &Row) -> Result<Tenant, Invalid> {
+    let plan: &str = row.get("plan");
+    let status: &str = row.get("status");
+    Ok(Tenant {
+        id: TenantId(row.get("id")),
+        subscription: Subscription {
+            plan: plan.parse()?,
+            status: status.parse()?,
+            trial_ends_at: row.get("trial_ends_at"),
+            limits: parse_limits(row),
+        },
+        usage: Usage { events: row.get("events"), requests: row.get("requests") },
+        created_at: row.get("created_at"),
+    })
 }

@@ -2,14 +2,12 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use bytes::Bytes;
 use chrono::Utc;
-use domain::{
-    Event, EventId, EventType, OrderingKey, Scope, SessionId, TenantId, check_data, parse_occurred_at,
-};
+use domain::{Event, EventId, EventType, OrderingKey, SessionId, TenantId, check_data, parse_occurred_at};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::auth::Authenticated;
+use crate::auth::Publisher;
 use crate::body::{FieldErrors, JsonBody, present};
 use crate::envelope::{Failure, Success, success};
 use crate::error::ApiError;
@@ -63,20 +61,26 @@ pub(crate) struct AcceptedEvent {
         (status = 202, description = "The event is accepted", body = Success<AcceptedEvent>),
         (status = 400, description = "`VALIDATION_ERROR`", body = Failure),
         (status = 401, description = "`UNAUTHORIZED`", body = Failure),
-        (status = 403, description = "`FORBIDDEN`", body = Failure),
+        (status = 403, description = "`FORBIDDEN`, `SUBSCRIPTION_INACTIVE`, or `LIMIT_EXCEEDED` when the plan allows no \
+            more events today", body = Failure),
         (status = 413, description = "`PAYLOAD_TOO_LARGE`", body = Failure),
+        (status = 429, description = "`RATE_LIMITED`: the plan allows no more events this minute, see `Retry-After`",
+            body = Failure),
         (status = 503, description = "`SERVICE_UNAVAILABLE`: not confirmed in time, see `Retry-After`", body = Failure),
     ),
 )]
 pub(crate) async fn publish(
-    caller: Authenticated,
+    caller: Publisher,
     state: web::Data<State>,
     JsonBody(request): JsonBody<PublishEvent>,
 ) -> Result<HttpResponse, ApiError> {
-    let tenant = caller.may(Scope::EventsPublish)?;
+    let tenant = caller.may_publish()?;
     let (event, data) = parse_event(request, tenant, &state).await?;
-    state.tenants.admit_publisher(tenant).await?;
-    state.intakes.publish(&event, &data).await?;
+    state.tenants.admit_events(tenant, 1).await?;
+    if let Err(error) = state.intakes.publish(&event, &data).await {
+        state.tenants.take_back_events(tenant, 1);
+        return Err(error.into());
+    }
     Ok(success(StatusCode::ACCEPTED, AcceptedEvent { id: event.id.to_string() }))
 }
 

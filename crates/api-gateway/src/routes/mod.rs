@@ -3,6 +3,8 @@
 pub(crate) mod event_types;
 pub(crate) mod events;
 pub(crate) mod history;
+pub(crate) mod plans;
+pub(crate) mod tenants;
 pub(crate) mod webhooks;
 
 use actix_web::web::{self, ServiceConfig};
@@ -52,6 +54,41 @@ pub(crate) fn all(app: &mut ServiceConfig) {
         web::resource("/api/events")
             .route(web::post().to(events::publish))
             .default_service(web::to(async || not_allowed("POST"))),
+    )
+    .configure(administration);
+}
+
+fn administration(app: &mut ServiceConfig) {
+    app.service(
+        web::resource("/api/usage")
+            .route(web::get().to(tenants::usage))
+            .route(web::head().to(tenants::usage))
+            .default_service(web::to(async || not_allowed("GET, HEAD"))),
+    )
+    .service(
+        web::resource("/api/tenants")
+            .route(web::get().to(tenants::list))
+            .route(web::head().to(tenants::list))
+            .default_service(web::to(async || not_allowed("GET, HEAD"))),
+    )
+    .service(
+        web::resource("/api/tenants/{id}")
+            .route(web::get().to(tenants::get))
+            .route(web::head().to(tenants::get))
+            .route(web::put().to(tenants::put))
+            .default_service(web::to(async || not_allowed("GET, HEAD, PUT"))),
+    )
+    .service(
+        web::resource("/api/plans")
+            .route(web::get().to(plans::list))
+            .route(web::head().to(plans::list))
+            .default_service(web::to(async || not_allowed("GET, HEAD"))),
+    )
+    .service(
+        web::resource("/api/plans/{name}")
+            .route(web::put().to(plans::put))
+            .route(web::delete().to(plans::delete))
+            .default_service(web::to(async || not_allowed("PUT, DELETE"))),
     );
 }
 

@@ -117,6 +117,13 @@ async fn each_route_wants_its_scope_and_admin_alone_opens_none() {
         (Method::POST, format!("/api/webhooks/{id}/resume"), None, "webhooks:write"),
         (Method::GET, format!("/api/webhooks/{id}/history"), None, "webhooks:read"),
         (Method::POST, "/api/events".to_owned(), Some(event), "events:publish"),
+        (Method::GET, "/api/usage".to_owned(), None, "webhooks:read"),
+        (Method::GET, "/api/tenants".to_owned(), None, "admin"),
+        (Method::GET, format!("/api/tenants/{}", api.tenant), None, "admin"),
+        (Method::PUT, format!("/api/tenants/{}", api.tenant), Some(r#"{"plan":"trial"}"#), "admin"),
+        (Method::GET, "/api/plans".to_owned(), None, "admin"),
+        (Method::PUT, "/api/plans/team".to_owned(), Some(r#"{"maxWebhooks":1}"#), "admin"),
+        (Method::DELETE, "/api/plans/team".to_owned(), None, "admin"),
         (Method::DELETE, format!("/api/webhooks/{id}"), None, "webhooks:write"),
     ] {
         for other in ["webhooks:read", "webhooks:write", "events:publish", "admin"] {

@@ -55,18 +55,7 @@ impl TestApi {
         service::install_crypto();
         let database = TestDatabase::create().await;
         let broker = TestBroker::create();
-        let mut config = Config {
-            http_address: "127.0.0.1:0".parse().unwrap(),
-            store: database.store.clone(),
-            broker: broker.config.clone(),
-            publish_timeout: Duration::from_secs(20),
-            jwt_secret: JWT_SECRET.parse().unwrap(),
-            jwt_issuer: JWT_ISSUER.to_owned(),
-            jwt_audience: JWT_AUDIENCE.to_owned(),
-            tenant_auto_create: true,
-            url_policy: local_url_policy(),
-            drain_timeout: Duration::from_secs(5),
-        };
+        let mut config = config(&database, &broker);
         change(&mut config);
         let gateway = Gateway::start(config).unwrap();
         let tenant = TenantId(Uuid::now_v7());
@@ -79,6 +68,12 @@ impl TestApi {
             client: Client::new(),
             _gateway: gateway,
         }
+    }
+
+    /// Another gateway beside this one, on the same database and broker.
+    pub(crate) fn start_another(&self) -> AnotherGateway {
+        let gateway = Gateway::start(config(&self.database, &self.broker)).unwrap();
+        AnotherGateway { url: format!("http://{}", gateway.address()), gateway }
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -142,6 +137,38 @@ impl TestApi {
             (answer.status == 200).then_some(())
         })
         .await;
+    }
+}
+
+/// A second gateway of a test.
+pub(crate) struct AnotherGateway {
+    url: String,
+    gateway: Gateway,
+}
+
+impl AnotherGateway {
+    pub(crate) async fn post(&self, api: &TestApi, path: &str, body: &str) -> Answer {
+        let request = api.client.post(format!("{}{path}", self.url)).bearer_auth(&api.token);
+        send(request.header("content-type", "application/json").body(body.to_owned())).await
+    }
+
+    pub(crate) async fn shut_down(self) {
+        assert!(self.gateway.shut_down().await);
+    }
+}
+
+fn config(database: &TestDatabase, broker: &TestBroker) -> Config {
+    Config {
+        http_address: "127.0.0.1:0".parse().unwrap(),
+        store: database.store.clone(),
+        broker: broker.config.clone(),
+        publish_timeout: Duration::from_secs(20),
+        jwt_secret: JWT_SECRET.parse().unwrap(),
+        jwt_issuer: JWT_ISSUER.to_owned(),
+        jwt_audience: JWT_AUDIENCE.to_owned(),
+        tenant_auto_create: true,
+        url_policy: local_url_policy(),
+        drain_timeout: Duration::from_secs(5),
     }
 }
 

@@ -7,6 +7,7 @@ mod docs;
 mod errors;
 mod helpers;
 mod history;
+mod limits;
 mod process;
 mod publishing;
 mod webhooks;

@@ -1,12 +1,15 @@
 //! Whether one tenant can hurt another.
 //!
 //! A good tenant publishes at a steady rate, alone and then beside something bad, in turn:
-//! - `hanging`: another tenant publishes as fast as it can to receivers that never answer, beyond the deadline;
-//! - `healthy`: the control. The same publishing, to receivers that answer at once. What this costs the good tenant is the
-//!   price of sharing a machine; only what `hanging` costs more is unfair;
+//! - `hanging`: another tenant publishes as fast as its plan lets it, and goes on asking, to receivers that never answer,
+//!   beyond the deadline. The plan is the one that tenants begin with;
+//! - `healthy`: the same publishing, to receivers that answer at once;
+//! - `unlimited`: the control, on a plan without limits. What this costs the good tenant is the price of sharing a machine
+//!   with somebody whom nothing holds back;
 //! - `due`: 100,000 deliveries of one webhook of another tenant fall due at once.
 
 use std::collections::HashMap;
+use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +36,8 @@ const PHASE: Duration = Duration::from_secs(20);
 const UNTIL_NOTHING_HANGS: Duration = Duration::from_secs(16);
 const BAD_PUBLISHERS: usize = 8;
 const BAD_WEBHOOKS: usize = 10;
+/// What the plan `trial` allows as it is shipped.
+const BAD_EVENTS_PER_MINUTE: i32 = 6_000;
 const DUE: u32 = 100_000;
 /// What the good tenant's p99 may grow by, and its throughput change by.
 const P99_LIMIT: f64 = 1.2;
@@ -43,8 +48,11 @@ enum Beside {
     Nothing,
     Hanging,
     Healthy,
+    Unlimited,
     Due,
 }
+
+const BAD: [Beside; 4] = [Beside::Hanging, Beside::Healthy, Beside::Unlimited, Beside::Due];
 
 impl Beside {
     fn name(self) -> &'static str {
@@ -52,6 +60,7 @@ impl Beside {
             Self::Nothing => "alone",
             Self::Hanging => "beside hanging",
             Self::Healthy => "beside healthy",
+            Self::Unlimited => "beside unlimited",
             Self::Due => "beside due",
         }
     }
@@ -76,13 +85,13 @@ pub(crate) async fn run(bench: &mut Bench, results: &mut Results) -> anyhow::Res
     let good = bench.tenant(1, Answer::AtOnce).await?;
     let mut phases = Vec::new();
     for _ in 0..rounds {
-        for beside in [Beside::Hanging, Beside::Healthy, Beside::Due] {
+        for beside in BAD {
             phases.push(phase(bench, &good, Beside::Nothing).await?);
             phases.push(phase(bench, &good, beside).await?);
         }
     }
     phases.push(phase(bench, &good, Beside::Nothing).await?);
-    for beside in [Beside::Nothing, Beside::Hanging, Beside::Healthy, Beside::Due] {
+    for beside in iter::once(Beside::Nothing).chain(BAD) {
         results.add(row(&phases, beside));
     }
     judge(&phases, results);
@@ -94,9 +103,13 @@ async fn phase(bench: &mut Bench, good: &Tenant, beside: Beside) -> anyhow::Resu
     let bad = match beside {
         Beside::Nothing => None,
         Beside::Hanging => Some(bench.tenant(BAD_WEBHOOKS, Answer::Never).await?),
-        Beside::Healthy => Some(bench.tenant(BAD_WEBHOOKS, Answer::AtOnce).await?),
+        Beside::Healthy | Beside::Unlimited => Some(bench.tenant(BAD_WEBHOOKS, Answer::AtOnce).await?),
         Beside::Due => Some(bench.tenant(1, Answer::AtOnce).await?),
     };
+    if let (Beside::Hanging | Beside::Healthy, Some(bad)) = (beside, &bad) {
+        bench.database.limit(bad.id, BAD_EVENTS_PER_MINUTE).await?;
+        bench.rest().await?;
+    }
     bench.receiver.take().await?;
     bench.usage.reset_peak();
     let before = bench.usage.cpu_milliseconds();
@@ -130,7 +143,7 @@ async fn phase(bench: &mut Bench, good: &Tenant, beside: Beside) -> anyhow::Resu
         phase.measured.events_per_second,
         match beside {
             Beside::Nothing => String::new(),
-            Beside::Hanging | Beside::Healthy | Beside::Due => format!(
+            Beside::Hanging | Beside::Healthy | Beside::Unlimited | Beside::Due => format!(
                 "  (the other: {:.0} accepted/s, {} arrived)",
                 phase.bad_accepted_per_second, phase.bad_arrived
             ),
@@ -159,7 +172,7 @@ fn publish_badly(
     bad: Option<&Tenant>,
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<Published>> + use<>> {
     let mut publishers = Vec::new();
-    if let (Beside::Hanging | Beside::Healthy, Some(bad)) = (beside, bad) {
+    if let (Beside::Hanging | Beside::Healthy | Beside::Unlimited, Some(bad)) = (beside, bad) {
         publishers = vec![bench.publisher(bad)?; BAD_PUBLISHERS];
     }
     Ok(closed(publishers, Arc::clone(&bench.sequence), PHASE))
@@ -248,7 +261,7 @@ fn row(phases: &[Phase], beside: Beside) -> Measured {
 
 /// Compares each phase with the one alone just before it.
 fn judge(phases: &[Phase], results: &mut Results) {
-    for beside in [Beside::Hanging, Beside::Healthy, Beside::Due] {
+    for beside in BAD {
         let pairs: Vec<(&Phase, &Phase)> = phases
             .windows(2)
             .filter(|pair| pair[0].beside == Beside::Nothing && pair[1].beside == beside)
@@ -281,9 +294,9 @@ fn judge(phases: &[Phase], results: &mut Results) {
             short(worst),
             thousands(median(&arrived)),
             match (beside, kept) {
-                (Beside::Healthy | Beside::Nothing, _) => "the control, the price of sharing the machine",
-                (Beside::Hanging | Beside::Due, true) => "kept",
-                (Beside::Hanging | Beside::Due, false) => "NOT kept",
+                (Beside::Unlimited | Beside::Nothing, _) => "the control, the price of sharing the machine",
+                (Beside::Hanging | Beside::Healthy | Beside::Due, true) => "kept",
+                (Beside::Hanging | Beside::Healthy | Beside::Due, false) => "NOT kept",
             }
         ));
     }
@@ -302,6 +315,6 @@ fn chart(phases: &[Phase]) -> Chart {
         x_label: "second of the phase".to_owned(),
         y_label: "milliseconds from publish to arrival".to_owned(),
         is_logarithmic: true,
-        lines: [Beside::Nothing, Beside::Hanging, Beside::Healthy, Beside::Due].map(line).into(),
+        lines: iter::once(Beside::Nothing).chain(BAD).map(line).collect(),
     }
 }

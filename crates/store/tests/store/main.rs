@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 mod metered;
 mod secrets;
+mod usage;
 
 fn event(tenant: TenantId, id: &str) -> Event {
     Event {
