@@ -145,7 +145,11 @@ program_start() (
 
 program_url() { printf 'http://127.0.0.1:%s' "$(port_recorded "$LOCAL/ports/$1")"; }
 
-gateway_start() { program_start gateway "$BINARIES/api-gateway" "$GATEWAY_PORT" POSTRIDER_HTTP_ADDRESS; }
+# In a subshell, so that the address of its metrics reaches no other program. The log says which port it found.
+gateway_start() (
+    export POSTRIDER_HEALTH_ADDRESS=127.0.0.1:0
+    program_start gateway "$BINARIES/api-gateway" "$GATEWAY_PORT" POSTRIDER_HTTP_ADDRESS
+)
 
 # dispatchers_start N: starts what is missing, and stops what is too many.
 dispatchers_start() {

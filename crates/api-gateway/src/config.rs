@@ -30,7 +30,7 @@ const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<1, 100>>(
 );
 
 /// Every setting of the gateway.
-pub const SETTINGS: [Setting; 16] = [
+pub const SETTINGS: [Setting; 17] = [
     values::DATABASE_URL,
     values::AMQP_URL,
     values::AMQP_PREFIX,
@@ -44,6 +44,7 @@ pub const SETTINGS: [Setting; 16] = [
     values::RECEIVER_ALLOWED_NETWORKS,
     values::DRAIN_TIMEOUT_MS,
     HTTP_ADDRESS,
+    values::HEALTH_ADDRESS,
     TENANT_AUTO_CREATE,
     PUBLISH_TIMEOUT_MS,
     DATABASE_CONNECTIONS,
@@ -79,6 +80,8 @@ pub struct ProcessConfig {
     pub log: String,
     /// How it is logged.
     pub log_format: LogFormat,
+    /// Where health and metrics are served, apart from the API.
+    pub health_address: SocketAddr,
     /// The gateway itself.
     pub gateway: Config,
 }
@@ -111,6 +114,7 @@ impl ProcessConfig {
         Ok(Self {
             log: settings.get::<Text>(&values::LOG)?.0,
             log_format: settings.get(&values::LOG_FORMAT)?,
+            health_address: settings.get(&values::HEALTH_ADDRESS)?,
             gateway,
         })
     }

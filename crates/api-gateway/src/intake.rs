@@ -12,6 +12,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::metrics::Metrics;
+
 /// How often the tenants with ordered webhooks are read.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 /// For how long they are believed. After that every event that could need order is kept in order.
@@ -22,6 +24,7 @@ const BELIEVED_FOR: Duration = Duration::from_secs(5);
 pub(crate) struct Intakes {
     shared: Publisher,
     in_order: Publisher,
+    metrics: Metrics,
     tenants: Arc<Mutex<Option<TenantsWithOrder>>>,
 }
 
@@ -31,8 +34,8 @@ struct TenantsWithOrder {
 }
 
 impl Intakes {
-    pub(crate) fn new(shared: Publisher, in_order: Publisher) -> Self {
-        Self { shared, in_order, tenants: Arc::default() }
+    pub(crate) fn new(shared: Publisher, in_order: Publisher, metrics: Metrics) -> Self {
+        Self { shared, in_order, metrics, tenants: Arc::default() }
     }
 
     /// Publishes an event, and returns when the broker has it on disk.
@@ -41,7 +44,10 @@ impl Intakes {
             Intake::Shared => &self.shared,
             Intake::InOrder => &self.in_order,
         };
-        publisher.publish(broker::encode_event(event, data)).await
+        let began = Instant::now();
+        let result = publisher.publish(broker::encode_event(event, data)).await;
+        self.metrics.published(result, began.elapsed());
+        result
     }
 
     /// Whether the broker can be published to at the moment.

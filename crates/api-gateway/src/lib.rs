@@ -8,6 +8,7 @@ mod cursor;
 mod envelope;
 mod error;
 mod intake;
+mod metrics;
 mod openapi;
 mod request_log;
 mod routes;
@@ -22,6 +23,7 @@ use actix_web::dev::ServerHandle;
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use broker::{Intake, Publisher};
+use prometheus_client::registry::Registry;
 use service::access_token::TokenVerifier;
 use service::health::{self, Check, Readiness};
 use service::shutdown::join_within;
@@ -35,6 +37,7 @@ pub use error::Code;
 
 use crate::catalogue::Catalogue;
 use crate::intake::Intakes;
+use crate::metrics::Metrics;
 use crate::state::State;
 use crate::tenants::Tenants;
 
@@ -48,6 +51,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// A running gateway.
 pub struct Gateway {
     address: SocketAddr,
+    readiness: Readiness,
     handle: ServerHandle,
     server: JoinHandle<()>,
     /// The publishers, and what writes down what tenants use.
@@ -57,15 +61,19 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Binds the address and starts serving. Must be called within a Tokio runtime.
-    pub fn start(config: Config) -> anyhow::Result<Self> {
+    /// Binds the address and starts serving. Its metrics are added to `registry`. Must be called within a Tokio runtime.
+    pub fn start(config: Config, registry: &mut Registry) -> anyhow::Result<Self> {
+        let metrics = Metrics::register(registry);
+        config.broker.register_metrics(registry);
+        config.store.register_metrics(registry);
         let stop_background = CancellationToken::new();
         let publisher = |intake| {
             Publisher::start(config.broker.clone(), intake, config.publish_timeout, stop_background.clone())
         };
         let ((shared, shared_task), (in_order, in_order_task)) =
             (publisher(Intake::Shared), publisher(Intake::InOrder));
-        let intakes = Intakes::new(shared, in_order);
+        tokio::spawn(broker::watch_queues(config.broker.clone(), stop_background.clone()));
+        let intakes = Intakes::new(shared, in_order, metrics.clone());
         tokio::spawn(intakes.clone().follow(config.store.clone(), stop_background.clone()));
         let tenants = Arc::new(Tenants::new(config.store.clone(), config.tenant_auto_create));
         let counting = tokio::spawn({
@@ -81,11 +89,13 @@ impl Gateway {
             intakes,
             url_policy: config.url_policy,
         });
+        let (metrics, served_readiness) = (web::Data::new(metrics), readiness.clone());
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(state.clone())
+                .app_data(metrics.clone())
                 .wrap(from_fn(request_log::log_request))
-                .configure(health::routes(readiness.clone()))
+                .configure(health::routes(served_readiness.clone()))
                 .configure(openapi::routes)
                 .configure(routes::all)
                 .default_service(web::route().to(routes::not_found))
@@ -105,12 +115,17 @@ impl Gateway {
         });
         let drain_timeout = config.drain_timeout;
         let background = [shared_task, in_order_task, counting];
-        Ok(Self { address, handle, server, background, stop_background, drain_timeout })
+        Ok(Self { address, readiness, handle, server, background, stop_background, drain_timeout })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Whether events can be published.
+    pub fn readiness(&self) -> Readiness {
+        self.readiness.clone()
     }
 
     /// Stops accepting, answers what is under way, and ends. Says whether all ended in time.

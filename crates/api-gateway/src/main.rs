@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use api_gateway::Gateway;
 use api_gateway::config::ProcessConfig;
-use service::{EXIT_CONFIGURATION, EXIT_SCHEMA, VERSION, health, shutdown, telemetry};
+use service::{EXIT_CONFIGURATION, EXIT_SCHEMA, VERSION, health, metrics, shutdown, telemetry};
 use store::MigrationError;
 use tracing::{error, info};
 
@@ -48,10 +48,16 @@ async fn run() -> ExitCode {
 
 async fn serve(config: ProcessConfig) -> anyhow::Result<bool> {
     let stop = shutdown::on_signal()?;
-    let gateway = Gateway::start(config.gateway)?;
-    info!(version = VERSION, address = %gateway.address(), "gateway started");
+    let mut registry = metrics::registry();
+    let gateway = Gateway::start(config.gateway, &mut registry)?;
+    let (address, health) = health::serve(config.health_address, gateway.readiness(), registry)?;
+    let health_handle = health.handle();
+    let health = tokio::spawn(health);
+    info!(version = VERSION, address = %gateway.address(), health = %address, "gateway started");
     stop.cancelled().await;
     let in_time = gateway.shut_down().await;
+    health_handle.stop(false).await;
+    health.await??;
     info!(in_time, "gateway stopped");
     Ok(in_time)
 }

@@ -1,4 +1,4 @@
-//! A request id for every request, and one log line for each that failed because of us.
+//! A request id for every request, its place in the metrics, and one log line for each that failed because of us.
 
 use std::time::Duration;
 
@@ -6,11 +6,13 @@ use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::Next;
+use actix_web::{ResponseError as _, web};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, error};
 use uuid::Uuid;
 
 use crate::error::ApiError;
+use crate::metrics::Metrics;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How long a request may take in all. Nothing takes nearly as long, unless a server of ours answers no more without
@@ -25,14 +27,25 @@ pub(crate) async fn log_request(
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let began = Instant::now();
     let request_id = request_id(&request);
+    let metrics = request.app_data::<web::Data<Metrics>>().cloned();
     let mut response = match timeout(REQUEST_TIMEOUT, next.call(request)).await {
         Ok(response) => response?,
-        Err(_) => return Err(ApiError::timed_out().into()),
+        Err(_) => {
+            let error = ApiError::timed_out();
+            if let Some(metrics) = metrics {
+                metrics.answered(error.status_code().as_u16(), began.elapsed());
+            }
+            return Err(error.into());
+        }
     };
     let path = response.request().match_pattern().unwrap_or_default();
     let method = response.request().method();
     let status = response.status().as_u16();
-    let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let duration = began.elapsed();
+    if let Some(metrics) = metrics {
+        metrics.answered(status, duration);
+    }
+    let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let id = request_id.to_str().unwrap_or_default();
     if status >= 500 {
         let failure = response.response().error();

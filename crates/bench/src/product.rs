@@ -62,7 +62,9 @@ impl Program {
             .append(true)
             .open(places.directory.join("log").join(format!("{name}.log")))?;
         let mut command = Command::new(places.binaries.join(binary));
-        command.env(setting, address.to_string()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // What a program serves besides finds a port of its own.
+        command.env("POSTRIDER_HEALTH_ADDRESS", "127.0.0.1:0").env(setting, address.to_string());
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Ok((Self::start(places, name, &mut command)?, address))
     }
 

@@ -6,9 +6,11 @@ use domain::Invalid;
 use lapin::options::ConfirmSelectOptions;
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties};
+use prometheus_client::registry::Registry;
 use tokio::time::timeout;
 
 use crate::Topology;
+use crate::metrics::{Connecting, Metrics};
 
 /// How long connecting, or declaring the topology, may take.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -20,6 +22,7 @@ const HEARTBEAT_SECONDS: u16 = 10;
 pub struct BrokerConfig {
     uri: AMQPUri,
     pub(crate) topology: Topology,
+    pub(crate) metrics: Metrics,
     name: String,
 }
 
@@ -29,7 +32,12 @@ impl BrokerConfig {
         let mut uri = AMQPUri::from_str(url)
             .map_err(|error| Invalid::new(format!("the AMQP URL cannot be read: {error}")))?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
-        Ok(Self { uri, topology, name: name.into() })
+        Ok(Self { uri, topology, metrics: Metrics::default(), name: name.into() })
+    }
+
+    /// Adds what is counted of this broker, by all that use this configuration or a clone of it.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.metrics.register(registry);
     }
 
     /// Connects, and opens a channel on which everything is declared.
@@ -39,10 +47,22 @@ impl BrokerConfig {
         let setup = async {
             let connection = Connection::connect_uri(self.uri.clone(), properties).await?;
             let channel = connection.create_channel().await?;
-            self.topology.declare(&channel).await?;
+            self.declare(&channel).await?;
             Ok((connection, channel))
         };
-        timeout(SETUP_TIMEOUT, setup).await.map_err(|_| ConnectError::Timeout)?
+        let connected = timeout(SETUP_TIMEOUT, setup).await.map_err(|_| ConnectError::Timeout).flatten();
+        let result = if connected.is_ok() { Connecting::Connected } else { Connecting::Failed };
+        self.metrics.connections.of(result).inc();
+        connected
+    }
+
+    /// Declares everything, and takes in what the broker says of the queues.
+    pub(crate) async fn declare(&self, channel: &Channel) -> lapin::Result<()> {
+        for depth in self.topology.declare(channel).await? {
+            self.metrics.messages.of(depth.queue).set(depth.messages.into());
+            self.metrics.consumers.of(depth.queue).set(depth.consumers.into());
+        }
+        Ok(())
     }
 
     /// Like [`BrokerConfig::connect`], with a channel that confirms what is published on it.

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use domain::{Backoff, Event};
 use futures_util::StreamExt as _;
 use lapin::message::Delivery;
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::topology::short;
-use crate::wire::{Decoded, decode_message};
+use crate::wire::{Decoded, decode_message, published_at};
 use crate::{BrokerConfig, Intake, Rejection};
 
 const CONSUMER_TAG: &str = "dispatcher";
@@ -46,6 +47,8 @@ pub struct Message {
     pub routing_key: String,
     /// Whether the gateway published it, which knows its tenants.
     pub from_gateway: bool,
+    /// When it was published, as its publisher says, if it does.
+    pub published_at: Option<DateTime<Utc>>,
     tag: u64,
     acks: mpsc::UnboundedSender<u64>,
 }
@@ -109,6 +112,7 @@ impl ConsumeTask {
                 Ok((connection, channel)) => {
                     let ended = self.consume_on(&connection, &channel, &mut backoff).await;
                     self.ready.send_replace(false);
+                    self.config.metrics.forget_queues();
                     let _ = timeout(CANCEL_TIMEOUT, connection.close(200, "done".into())).await;
                     match ended {
                         Ok(()) => return,
@@ -178,7 +182,7 @@ impl ConsumeTask {
                     None => return Err("the broker cancelled the consumer".to_owned()),
                 },
                 _ = declare.tick(), if !stopping => {
-                    let declared = timeout(DECLARE_TIMEOUT, self.config.topology.declare(channel)).await;
+                    let declared = timeout(DECLARE_TIMEOUT, self.config.declare(channel)).await;
                     declared.map_err(|_| "the broker does not answer".to_owned())?.map_err(text)?;
                 }
                 _ = check.tick() => {
@@ -196,8 +200,9 @@ impl ConsumeTask {
         let from_gateway = exchange == self.config.topology.ingest_exchange(self.intake);
         let key = (!from_gateway).then_some(routing_key.as_str());
         let Decoded { events, rejections } = decode_message(&delivery.data, &delivery.properties, key);
-        let acks = acks.clone();
-        Message { events, rejections, exchange, routing_key, from_gateway, tag: delivery.delivery_tag, acks }
+        let published_at = published_at(&delivery.properties);
+        let (tag, acks) = (delivery.delivery_tag, acks.clone());
+        Message { events, rejections, exchange, routing_key, from_gateway, published_at, tag, acks }
     }
 }
 

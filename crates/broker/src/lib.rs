@@ -6,8 +6,10 @@
 mod connection;
 mod consumer;
 mod dead_letter;
+mod metrics;
 mod publisher;
 mod topology;
+mod watch;
 mod wire;
 
 pub use connection::BrokerConfig;
@@ -15,4 +17,5 @@ pub use consumer::{Consumer, Message};
 pub use dead_letter::DeadLetters;
 pub use publisher::{PublishError, Publisher};
 pub use topology::{Intake, Topology};
+pub use watch::watch_queues;
 pub use wire::{MAX_EVENTS_PER_MESSAGE, MAX_MESSAGE_BYTES, Reason, Rejection, encode_event};

@@ -4,18 +4,20 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use domain::Backoff;
 use futures_util::stream::{FuturesOrdered, StreamExt};
+use instruments::{Label, Labels};
 use lapin::options::BasicPublishOptions;
 use lapin::protocol::basic::AMQPProperties;
-
 use lapin::{Channel, Confirmation, Connection, PublisherConfirm};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::error::Elapsed;
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::metrics::Blocked;
 use crate::topology::{INGEST_KEY, short};
+use crate::wire::published_now;
 use crate::{BrokerConfig, Intake};
 
 /// Most events that travel together in one message.
@@ -28,6 +30,8 @@ const MAX_OUTSTANDING: usize = 2;
 const MAX_WAITING_EVENTS: usize = 8192;
 /// Most bytes of events that wait for their confirm in one process.
 const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
+/// How often the connection is looked at while nothing is published.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a connection may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The broker's persistent delivery mode.
@@ -60,6 +64,15 @@ pub enum PublishError {
     /// The connection broke before the confirm.
     #[error("the connection to the broker broke")]
     Disconnected,
+}
+
+impl Label for PublishError {
+    const ALL: &'static [(Self, Labels)] = &[
+        (Self::Timeout, &[("reason", "timeout")]),
+        (Self::Overloaded, &[("reason", "overloaded")]),
+        (Self::Refused, &[("reason", "refused")]),
+        (Self::Disconnected, &[("reason", "disconnected")]),
+    ];
 }
 
 struct Request {
@@ -164,6 +177,9 @@ impl PublishTask {
 
     async fn publish_on(&mut self, connection: &Connection, channel: &Channel) -> Ended {
         let mut outstanding = FuturesOrdered::new();
+        let mut blocked = Blocked::new(&self.config.metrics);
+        let mut check = interval(CHECK_INTERVAL);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stopping = false;
         loop {
             if stopping && outstanding.is_empty() {
@@ -198,6 +214,7 @@ impl PublishTask {
                     }
                 }
                 () = self.stop.cancelled(), if !self.requests.is_closed() => self.requests.close(),
+                _ = check.tick() => blocked.set(connection.status().blocked()),
             }
             if !connection.status().connected() {
                 return Ended::Lost("the connection was closed".to_owned());
@@ -227,9 +244,11 @@ impl PublishTask {
     async fn send(&self, channel: &Channel, message: &[u8]) -> lapin::Result<PublisherConfirm> {
         let properties = AMQPProperties::default()
             .with_content_type("application/json".into())
-            .with_delivery_mode(PERSISTENT);
+            .with_delivery_mode(PERSISTENT)
+            .with_headers(published_now());
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let exchange = short(self.config.topology.ingest_exchange(self.intake));
+        self.config.metrics.published.inc();
         channel.basic_publish(exchange, INGEST_KEY.into(), options, message, properties).await
     }
 }

@@ -2,6 +2,8 @@ use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptio
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, ExchangeKind};
 
+use crate::metrics::Queue;
+
 /// The names of the exchanges and queues. All begin with one prefix, so that installations can share a broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topology {
@@ -16,6 +18,20 @@ pub enum Intake {
     /// They reach one dispatcher at a time, in the order in which they were accepted: the way of events that some webhook
     /// wants in order.
     InOrder,
+}
+
+/// What the broker says of a queue.
+pub(crate) struct Depth {
+    pub(crate) queue: Queue,
+    /// Messages that are ready for a consumer.
+    pub(crate) messages: u32,
+    pub(crate) consumers: u32,
+}
+
+impl Depth {
+    fn new(queue: Queue, declared: &lapin::Queue) -> Self {
+        Self { queue, messages: declared.message_count(), consumers: declared.consumer_count() }
+    }
 }
 
 /// Redeliveries before RabbitMQ gives a message up. RabbitMQ 4 does so after 20 unless told otherwise, which a
@@ -56,16 +72,19 @@ impl Topology {
         format!("{}.dead", self.prefix)
     }
 
-    /// Declares everything. What is there already stays as it is.
-    pub(crate) async fn declare(&self, channel: &Channel) -> lapin::Result<()> {
+    /// Declares everything, and gives what the broker says of the queues. What is there already stays as it is.
+    pub(crate) async fn declare(&self, channel: &Channel) -> lapin::Result<[Depth; 3]> {
         let dead = short(self.dead());
         exchange(channel, &dead, ExchangeKind::Fanout, FieldTable::default()).await?;
-        queue(channel, &dead, FieldTable::default()).await?;
+        let dead_letters = queue(channel, &dead, FieldTable::default()).await?;
         bind(channel, &dead, &dead, "").await?;
-        for intake in [Intake::Shared, Intake::InOrder] {
-            self.declare_intake(channel, intake, &dead).await?;
-        }
-        Ok(())
+        let shared = self.declare_intake(channel, Intake::Shared, &dead).await?;
+        let in_order = self.declare_intake(channel, Intake::InOrder, &dead).await?;
+        Ok([
+            Depth::new(Queue::Dispatch, &shared),
+            Depth::new(Queue::DispatchOrdered, &in_order),
+            Depth::new(Queue::Dead, &dead_letters),
+        ])
     }
 
     async fn declare_intake(
@@ -73,7 +92,7 @@ impl Topology {
         channel: &Channel,
         intake: Intake,
         dead: &ShortString,
-    ) -> lapin::Result<()> {
+    ) -> lapin::Result<lapin::Queue> {
         let dispatch = short(self.dispatch_queue(intake));
         let (events, ingest) = (short(self.events_exchange(intake)), short(self.ingest_exchange(intake)));
 
@@ -83,7 +102,7 @@ impl Topology {
         if intake == Intake::InOrder {
             arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
         }
-        queue(channel, &dispatch, arguments).await?;
+        let declared = queue(channel, &dispatch, arguments).await?;
         exchange(channel, &ingest, ExchangeKind::Fanout, FieldTable::default()).await?;
         bind(channel, &dispatch, &ingest, INGEST_KEY).await?;
 
@@ -92,7 +111,8 @@ impl Topology {
         let mut arguments = FieldTable::default();
         arguments.insert("alternate-exchange".into(), text(&ingest));
         exchange(channel, &events, ExchangeKind::Topic, arguments).await?;
-        bind(channel, &dispatch, &events, "#").await
+        bind(channel, &dispatch, &events, "#").await?;
+        Ok(declared)
     }
 }
 
@@ -117,10 +137,14 @@ async fn exchange(
     channel.exchange_declare(name.clone(), kind, options, arguments).await
 }
 
-async fn queue(channel: &Channel, name: &ShortString, mut arguments: FieldTable) -> lapin::Result<()> {
+async fn queue(
+    channel: &Channel,
+    name: &ShortString,
+    mut arguments: FieldTable,
+) -> lapin::Result<lapin::Queue> {
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare(name.clone(), options, arguments).await.map(|_| ())
+    channel.queue_declare(name.clone(), options, arguments).await
 }
 
 async fn bind(

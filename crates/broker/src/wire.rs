@@ -1,10 +1,11 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use chrono::SecondsFormat;
+use chrono::{DateTime, SecondsFormat, Utc};
 use domain::{Event, Invalid, TenantId, check_data, parse_occurred_at, render_body};
+use instruments::{Label, Labels};
 use lapin::protocol::basic::AMQPProperties;
-use lapin::types::AMQPValue;
+use lapin::types::{AMQPValue, FieldTable};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -16,6 +17,8 @@ pub const MAX_EVENTS_PER_MESSAGE: usize = 500;
 const CONTENT_TYPE: &str = "application/json";
 const VERSION_HEADER: &str = "postrider-version";
 const VERSION: &str = "1";
+/// As RabbitMQ's own plugin for timestamps calls it.
+const TIMESTAMP_HEADER: &str = "timestamp_in_ms";
 
 /// Why an event was not taken over. The codes are part of the queue contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +64,22 @@ impl Reason {
             Self::RoutingKeyMismatch => "routing_key_mismatch",
         }
     }
+}
+
+impl Label for Reason {
+    const ALL: &'static [(Self, Labels)] = &[
+        (Self::NotUtf8, &[("reason", "not_utf8")]),
+        (Self::NotJson, &[("reason", "not_json")]),
+        (Self::TooLarge, &[("reason", "too_large")]),
+        (Self::BadContentType, &[("reason", "bad_content_type")]),
+        (Self::ContentEncoding, &[("reason", "content_encoding")]),
+        (Self::UnknownVersion, &[("reason", "unknown_version")]),
+        (Self::BadHeader, &[("reason", "bad_header")]),
+        (Self::BadEvent, &[("reason", "bad_event")]),
+        (Self::UnknownTenant, &[("reason", "unknown_tenant")]),
+        (Self::UnknownType, &[("reason", "unknown_type")]),
+        (Self::RoutingKeyMismatch, &[("reason", "routing_key_mismatch")]),
+    ];
 }
 
 /// An event, or a whole message, that goes to the dead letters.
@@ -140,6 +159,22 @@ pub fn encode_event(event: &Event, data: &RawValue) -> Bytes {
         ordering_key: event.ordering_key.as_ref().map(domain::OrderingKey::as_str),
     };
     Bytes::from(serde_json::to_vec(&outgoing).expect("strings and valid JSON are serializable"))
+}
+
+/// The headers that say when a message is published. AMQP's own property knows only seconds.
+pub(crate) fn published_now() -> FieldTable {
+    let mut headers = FieldTable::default();
+    headers.insert(TIMESTAMP_HEADER.into(), AMQPValue::LongLongInt(Utc::now().timestamp_millis()));
+    headers
+}
+
+/// When a message was published. For measurements alone: it is the publisher's word.
+pub(crate) fn published_at(properties: &AMQPProperties) -> Option<DateTime<Utc>> {
+    let header = properties.headers().as_ref().and_then(|headers| headers.inner().get(TIMESTAMP_HEADER));
+    if let Some(AMQPValue::LongLongInt(milliseconds)) = header {
+        return DateTime::from_timestamp_millis(*milliseconds);
+    }
+    DateTime::from_timestamp(i64::try_from((*properties.timestamp())?).ok()?, 0)
 }
 
 /// What a message held.
@@ -280,8 +315,6 @@ fn not_json(error: serde_json::Error) -> Fault {
 
 #[cfg(test)]
 mod tests {
-    use lapin::types::FieldTable;
-
     use super::*;
 
     const TENANT: &str = "7b2e1c9a-4f1d-4d7e-9a55-0d3f6a1b2c3d";
@@ -374,6 +407,25 @@ mod tests {
         let with_key = decode_message(event("a").as_bytes(), &properties, Some("message.received"));
         assert_eq!(reasons(&with_key), [Reason::RoutingKeyMismatch]);
         assert_eq!(decode_message(event("a").as_bytes(), &properties, None).events.len(), 1);
+    }
+
+    #[test]
+    fn reasons_are_counted_under_their_codes() {
+        for (reason, labels) in Reason::ALL {
+            assert_eq!(*labels, [("reason", reason.code())]);
+        }
+    }
+
+    #[test]
+    fn when_a_message_was_published_is_what_the_gateway_says_or_else_the_property() {
+        let now = Utc::now().timestamp_millis();
+        let gateway = AMQPProperties::default().with_timestamp(7).with_headers(published_now());
+        assert!((0..1000).contains(&(published_at(&gateway).unwrap().timestamp_millis() - now)));
+        let service = AMQPProperties::default().with_timestamp(1_780_135_200);
+        assert_eq!(published_at(&service).unwrap().to_rfc3339(), "2026-05-30T10:00:00+00:00");
+        for silent in [AMQPProperties::default(), AMQPProperties::default().with_timestamp(u64::MAX)] {
+            assert_eq!(published_at(&silent), None);
+        }
     }
 
     #[test]

@@ -14,11 +14,6 @@ use service::values::{self, Count, Milliseconds, Text};
 use store::{Keyring, Store};
 
 const ENCRYPTION_KEYS: Setting = values::encryption_keys::<Keyring>();
-const HEALTH_ADDRESS: Setting = Setting::optional::<SocketAddr>(
-    "health_address",
-    "0.0.0.0:8081",
-    "where `/health/live`, `/health/ready` and `/metrics` are served",
-);
 const RETRY_SCHEDULE: Setting = Setting::optional::<RetrySchedule>(
     "retry_schedule",
     "5s,5m,30m,2h,5h,10h,14h,20h,24h",
@@ -83,7 +78,7 @@ pub const SETTINGS: [Setting; 21] = [
     values::RECEIVER_ALLOW_HTTP,
     values::RECEIVER_ALLOWED_NETWORKS,
     values::DRAIN_TIMEOUT_MS,
-    HEALTH_ADDRESS,
+    values::HEALTH_ADDRESS,
     DNS_SERVERS,
     RETRY_SCHEDULE,
     DELIVERY_TIMEOUT_MS,
@@ -210,7 +205,7 @@ impl ProcessConfig {
         Ok(Self {
             log: settings.get::<Text>(&values::LOG)?.0,
             log_format: settings.get(&values::LOG_FORMAT)?,
-            health_address: settings.get(&HEALTH_ADDRESS)?,
+            health_address: settings.get(&values::HEALTH_ADDRESS)?,
             dispatcher,
         })
     }

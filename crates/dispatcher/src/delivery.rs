@@ -8,11 +8,16 @@ use sender::Target;
 use store::{BatchId, DeliveryKey};
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::metrics::Held;
+
 /// An event as it was handed over.
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) event: Event,
+    /// When it was handed over.
     pub(crate) at: DateTime<Utc>,
+    /// When it was accepted, as its publisher says; if it does not, when it was handed over.
+    pub(crate) published_at: DateTime<Utc>,
     pub(crate) day: NaiveDate,
     /// Its batch, and its place there.
     pub(crate) place: (BatchId, i32),
@@ -34,7 +39,7 @@ pub(crate) enum Origin {
     /// A hand-over. The delivery has no row yet, and its batch waits for it.
     Batch(BatchId),
     /// A row in `deliveries`, held under a lease. The permit bounds how many there are in memory.
-    Row { leased_until: DateTime<Utc>, _permit: OwnedSemaphorePermit },
+    Row { leased_until: DateTime<Utc>, held: Held, _permit: OwnedSemaphorePermit },
 }
 
 impl Delivery {
@@ -43,6 +48,14 @@ impl Delivery {
             webhook_id: self.target.webhook.id,
             event_id: self.accepted.event.id.clone(),
             event_day: self.accepted.day,
+        }
+    }
+
+    /// Whether its webhook's gate held it back.
+    pub(crate) fn held(&self) -> Held {
+        match self.origin {
+            Origin::Batch(_) => Held::No,
+            Origin::Row { held, .. } => held,
         }
     }
 

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::delivery::{Delivery, Origin};
 use crate::gates::{Gates, Learned};
 use crate::lanes::{Lanes, Limits, Pace};
+use crate::metrics::{Metrics, ParkedFor};
 use crate::recorder::{Note, State};
 
 /// Requests under way at a time that are not slow: where the HTTP client is at its best.
@@ -46,6 +47,7 @@ pub(crate) struct Engine {
     lanes: Mutex<Lanes<Delivery>>,
     pub(crate) gates: Gates,
     disable_after: Duration,
+    metrics: Metrics,
     notes: mpsc::Sender<Note>,
     /// Told when something has ended: there is room.
     pub(crate) room: Notify,
@@ -63,6 +65,7 @@ pub(crate) struct EngineConfig {
     pub(crate) webhook_concurrency: usize,
     pub(crate) max_in_flight: usize,
     pub(crate) disable_after: Duration,
+    pub(crate) metrics: Metrics,
     pub(crate) notes: mpsc::Sender<Note>,
 }
 
@@ -84,6 +87,7 @@ impl Engine {
             lease: config.lease,
             webhook_concurrency: config.webhook_concurrency,
             lanes: Mutex::new(Lanes::new(limits)),
+            metrics: config.metrics,
             notes: config.notes,
             room: Notify::new(),
             abandon: CancellationToken::new(),
@@ -110,7 +114,7 @@ impl Engine {
             }
             self.start_next(&mut lanes);
         }
-        self.park_for_gate(refused).await;
+        self.park_for_gate(refused, ParkedFor::Gate).await;
     }
 
     /// Whether more events should be taken over now.
@@ -138,6 +142,12 @@ impl Engine {
         self.lanes().under_way()
     }
 
+    /// Requests under way, and deliveries that wait in memory.
+    pub(crate) fn in_memory(&self) -> (usize, usize) {
+        let lanes = self.lanes();
+        (lanes.under_way(), lanes.waiting())
+    }
+
     /// Ends every request that is under way. Nothing is recorded of it: its delivery is for another dispatcher.
     pub(crate) fn abandon_requests(&self) {
         self.abandon.cancel();
@@ -146,7 +156,7 @@ impl Engine {
     /// Parks what has waited in memory for too long.
     pub(crate) async fn park_overdue(self: &Arc<Self>) {
         let overdue = self.lanes().overdue(Instant::now());
-        self.park_for_gate(overdue).await;
+        self.park_for_gate(overdue, ParkedFor::Wait).await;
     }
 
     /// Parks all that waits in memory, due at once, for the other dispatchers.
@@ -154,7 +164,7 @@ impl Engine {
         let waiting = self.lanes().take_all();
         let now = self.clock.now();
         for delivery in waiting {
-            self.park(&delivery, Some(now)).await;
+            self.park(&delivery, Some(now), ParkedFor::Fault).await;
         }
     }
 
@@ -185,13 +195,14 @@ impl Engine {
         let _ = self.notes.send(note).await;
     }
 
-    async fn park_for_gate(&self, deliveries: Vec<Delivery>) {
+    async fn park_for_gate(&self, deliveries: Vec<Delivery>, reason: ParkedFor) {
         for delivery in deliveries {
-            self.park(&delivery, None).await;
+            self.park(&delivery, None, reason).await;
         }
     }
 
-    async fn park(&self, delivery: &Delivery, due_at: Option<DateTime<Utc>>) {
+    async fn park(&self, delivery: &Delivery, due_at: Option<DateTime<Utc>>, reason: ParkedFor) {
+        self.metrics.parked(reason);
         self.note(put_off(delivery, due_at, delivery.batch())).await;
     }
 
@@ -210,10 +221,11 @@ impl Engine {
         {
             // It has waited here for so long that another dispatcher may take it before the attempt ends.
             debug!("a lease is too old to start an attempt under");
-            return self.park(&delivery, Some(now)).await;
+            return self.park(&delivery, Some(now), ParkedFor::Wait).await;
         }
         if !self.gates.admit(place.webhook, now) {
-            return self.park(&delivery, None).await; // the gate opened, or another probes it, since this was put in its lane
+            // The gate opened, or another probes it, since this was put in its lane.
+            return self.park(&delivery, None, ParkedFor::Gate).await;
         }
         let attempt = AssertUnwindSafe(self.attempt(&delivery, now, &mut place)).catch_unwind();
         let followed = tokio::select! {
@@ -222,6 +234,7 @@ impl Engine {
         };
         if followed.is_err() {
             error!("an attempt met a defect; the delivery is tried again later");
+            self.metrics.parked(ParkedFor::Fault);
             // A stuck one has settled its batch before.
             let batch = delivery.batch().filter(|_| place.pace != Pace::Stuck);
             self.note(put_off(&delivery, Some(self.after_fault()), batch)).await;
@@ -242,6 +255,7 @@ impl Engine {
             None => {
                 place.became_stuck();
                 if let Some(batch) = batch.take() {
+                    self.metrics.parked(ParkedFor::Stuck);
                     let leased_until = now + self.lease;
                     let (attempts, holder) = (delivery.attempts, Some(self.dispatcher_id));
                     let parked = parked(delivery, Some(batch), attempts, Some(leased_until), holder);
@@ -254,6 +268,7 @@ impl Engine {
             Ok(attempted) => self.conclude(delivery, &attempted, now, batch),
             Err(fault) => {
                 debug!(event = %delivery.accepted.event.id, ?fault, "not attempted, for a fault of ours");
+                self.metrics.parked(ParkedFor::Fault);
                 let due_at = self.after_fault();
                 match fault {
                     Fault::NameServers => {}
@@ -281,6 +296,7 @@ impl Engine {
         let outcome = attempted.outcome;
         let ended_at = started_at + attempted.duration;
         let next = self.schedule.next(attempt, outcome, ended_at, attempted.retry_after, rand::random());
+        self.count(delivery, attempted, next, started_at);
         let key = delivery.key();
         let tenant_id = delivery.target.webhook.tenant_id;
         debug!(webhook = %key.webhook_id, event = %key.event_id, attempt, ?outcome, ?next, "attempted");
@@ -320,6 +336,19 @@ impl Engine {
         };
         let health = news.map(|health| (webhook, health));
         Note { attempt: Some(record), state, batch, health, disable }
+    }
+
+    fn count(&self, delivery: &Delivery, attempted: &Attempted, next: Next, started_at: DateTime<Utc>) {
+        let accepted_at = delivery.accepted.published_at;
+        self.metrics.attempted(attempted.outcome, next, attempted.duration);
+        if delivery.attempts == 0 {
+            self.metrics.first_attempt(started_at - accepted_at, delivery.held());
+        }
+        match next {
+            Next::Done => self.metrics.delivered(started_at + attempted.duration - accepted_at),
+            Next::RetryAt(_) => self.metrics.parked(ParkedFor::Retry),
+            Next::GiveUp => {}
+        }
     }
 
     fn is_hopeless(&self, webhook: domain::WebhookId, now: DateTime<Utc>) -> bool {

@@ -139,6 +139,11 @@ impl Gates {
         webhooks.retain(|_, known| !known.health.is_good() || known.window.is_some());
     }
 
+    /// How many webhooks are not sent to, but for a probe, because they fail.
+    pub(crate) fn open(&self, now: DateTime<Utc>) -> usize {
+        self.lock().values().filter(|known| known.health.gate(now) != Gate::Closed).count()
+    }
+
     /// How a webhook is doing.
     pub(crate) fn health(&self, webhook: WebhookId) -> Health {
         self.lock().get(&webhook).map(|known| known.health.clone()).unwrap_or_default()

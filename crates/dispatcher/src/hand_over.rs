@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 
 use crate::delivery::{Accepted, Delivery, Origin};
 use crate::engine::Engine;
+use crate::metrics::{HandedOver, Metrics};
 use crate::recorder::{Note, OpenBatches, State};
 use crate::routing::Routing;
 
@@ -38,6 +39,7 @@ pub(crate) struct HandOver {
     pub(crate) routing: Arc<Routing>,
     pub(crate) engine: Arc<Engine>,
     pub(crate) open_batches: Arc<OpenBatches>,
+    pub(crate) metrics: Metrics,
     pub(crate) lease: Duration,
     /// Whether the events come in the order in which they were accepted, and only through this one dispatcher.
     pub(crate) in_order: bool,
@@ -96,16 +98,19 @@ impl HandOver {
         }
         debug!(messages = messages.len(), events = events.len(), "taking over");
         let from_gateway = |place: usize| messages[message_of[place]].from_gateway;
+        let began = Instant::now();
         let Some((verdicts, batches)) = self.store_events(&events, from_gateway).await else {
             return; // nothing is acknowledged: the broker delivers the messages again
         };
+        self.count(&messages, &verdicts, began.elapsed());
 
         let mut accepted: HashMap<BatchId, Vec<(Accepted, i64)>> =
             batches.into_iter().map(|batch| (batch, Vec::new())).collect();
         for ((event, verdict), message) in events.into_iter().zip(verdicts).zip(message_of) {
             match verdict {
                 Verdict::Stored { place, day, at, webhooks_version } => {
-                    let event = Accepted { event, at, day, place };
+                    let published_at = messages[message].published_at.unwrap_or(at);
+                    let event = Accepted { event, at, published_at, day, place };
                     accepted.entry(place.0).or_default().push((event, webhooks_version));
                 }
                 Verdict::Repeated => debug!(event = %event.id, "a repeated event is dropped"),
@@ -119,6 +124,23 @@ impl HandOver {
         }
         for (batch, events) in accepted {
             self.route(batch, events).await;
+        }
+    }
+
+    fn count(&self, messages: &[Message], verdicts: &[Verdict], time: Duration) {
+        let now = self.engine.clock.now();
+        for published_at in messages.iter().filter_map(|message| message.published_at) {
+            self.metrics.queue_lag(published_at, now);
+        }
+        if !verdicts.is_empty() {
+            self.metrics.handed_over_batch(verdicts.len(), time);
+        }
+        for verdict in verdicts {
+            self.metrics.handed_over(match verdict {
+                Verdict::Stored { .. } => HandedOver::Stored,
+                Verdict::Repeated => HandedOver::Repeated,
+                Verdict::Rejected(..) => HandedOver::Rejected,
+            });
         }
     }
 
@@ -194,7 +216,7 @@ impl HandOver {
         if message.rejections.is_empty() {
             return message.ack();
         }
-        let dead_letters = Arc::clone(&self.dead_letters);
+        let (dead_letters, metrics) = (Arc::clone(&self.dead_letters), self.metrics.clone());
         let stop = self.stop.clone();
         tokio::spawn(async move {
             for rejection in std::mem::take(&mut message.rejections) {
@@ -204,7 +226,9 @@ impl HandOver {
                     "an event is dead-lettered"
                 );
                 tokio::select! {
-                    () = dead_letters.put(&rejection, &message.exchange, &message.routing_key) => {}
+                    () = dead_letters.put(&rejection, &message.exchange, &message.routing_key) => {
+                        metrics.dead_letter(rejection.reason);
+                    }
                     () = gave_up(&stop) => return, // the broker delivers the message again
                 }
             }

@@ -38,7 +38,7 @@ pub use config::Config;
 
 use crate::engine::{Engine, EngineConfig};
 use crate::hand_over::HandOver;
-use crate::metrics::Metrics;
+use crate::metrics::{Memory, Metrics};
 use crate::parked::ParkedDeliveries;
 use crate::recorder::{OpenBatches, Recorder};
 use crate::routing::Routing;
@@ -70,6 +70,8 @@ impl Dispatcher {
     /// Starts every task. Connects by itself, and again whenever a connection is lost. Its metrics are added to `registry`.
     pub fn start(config: Config, registry: &mut Registry) -> anyhow::Result<Self> {
         let metrics = Metrics::register(registry);
+        config.broker.register_metrics(registry);
+        config.store.register_metrics(registry);
         let (stop, done) = (CancellationToken::new(), CancellationToken::new());
         let (notes, notes_received) = mpsc::channel(NOTE_QUEUE);
         let open_batches = Arc::new(OpenBatches::default());
@@ -83,8 +85,10 @@ impl Dispatcher {
             webhook_concurrency: config.webhook_concurrency,
             max_in_flight: config.max_in_flight,
             disable_after: config.disable_after,
+            metrics: metrics.clone(),
             notes,
         });
+        registry.register_collector(Box::new(Memory(Arc::downgrade(&engine))));
         let routing = Arc::new(Routing::new(config.store.clone()));
         let waiting = Arc::new(Notify::new());
         let recorder = Recorder {
@@ -93,6 +97,7 @@ impl Dispatcher {
             waiting: Arc::clone(&waiting),
             clock: config.clock,
             open_batches: Arc::clone(&open_batches),
+            metrics: metrics.clone(),
             notes: notes_received,
         };
         let dead_letters = Arc::new(DeadLetters::new(config.broker.clone()));
@@ -110,6 +115,7 @@ impl Dispatcher {
                 routing: Arc::clone(&routing),
                 engine: Arc::clone(&engine),
                 open_batches: Arc::clone(&open_batches),
+                metrics: metrics.clone(),
                 lease: config.lease,
                 in_order: intake == Intake::InOrder,
                 waiting: Arc::clone(&waiting),
@@ -122,6 +128,7 @@ impl Dispatcher {
             routing,
             engine: Arc::clone(&engine),
             open_batches: Arc::clone(&open_batches),
+            metrics: metrics.clone(),
             lease,
             batch_lease: config.lease,
             poll_interval: config.poll_interval,
@@ -135,6 +142,12 @@ impl Dispatcher {
             config.retention_days,
             stop.clone(),
         );
+        let watch = upkeep::watch_database(
+            config.store.clone(),
+            Arc::clone(&engine.clock),
+            metrics.clone(),
+            stop.clone(),
+        );
         let intake = vec![
             ("hand-over", tokio::spawn(shared.run())),
             ("hand-over in order", tokio::spawn(in_order.run())),
@@ -142,6 +155,7 @@ impl Dispatcher {
             ("waiting deliveries", tokio::spawn(parked.clone().run_waiting())),
             ("take-over", tokio::spawn(parked.run_take_over())),
             ("partitions", tokio::spawn(partitions)),
+            ("metrics", tokio::spawn(watch)),
             (
                 "health",
                 tokio::spawn(upkeep::follow_health(config.store.clone(), Arc::clone(&engine), stop.clone())),

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use dispatcher::config::ProcessConfig;
 use dispatcher::{Dispatcher, SharedClock};
-use prometheus_client::registry::Registry;
-use service::{EXIT_CONFIGURATION, EXIT_SCHEMA, VERSION, health, shutdown, telemetry};
+use service::{EXIT_CONFIGURATION, EXIT_SCHEMA, VERSION, health, metrics, shutdown, telemetry};
 use store::MigrationError;
 use tracing::{error, info};
 
@@ -52,9 +51,9 @@ async fn serve(config: ProcessConfig) -> anyhow::Result<bool> {
     let stop = shutdown::on_signal()?;
     let mut dispatcher = config.dispatcher;
     dispatcher.clock = Arc::new(SharedClock::start(dispatcher.store.clone()).await);
-    let mut metrics = Registry::with_prefix("postrider");
-    let dispatcher = Dispatcher::start(dispatcher, &mut metrics)?;
-    let (address, health) = health::serve(config.health_address, dispatcher.readiness(), metrics)?;
+    let mut registry = metrics::registry();
+    let dispatcher = Dispatcher::start(dispatcher, &mut registry)?;
+    let (address, health) = health::serve(config.health_address, dispatcher.readiness(), registry)?;
     let health_handle = health.handle();
     let health = tokio::spawn(health);
     info!(version = VERSION, health = %address, "dispatcher started");

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::delivery::{Accepted, Delivery, Origin};
 use crate::engine::Engine;
+use crate::metrics::{Held, Metrics};
 use crate::recorder::OpenBatches;
 use crate::routing::Routing;
 use crate::upkeep::rest;
@@ -64,6 +65,7 @@ pub(crate) struct ParkedDeliveries {
     pub(crate) routing: Arc<Routing>,
     pub(crate) engine: Arc<Engine>,
     pub(crate) open_batches: Arc<OpenBatches>,
+    pub(crate) metrics: Metrics,
     /// How long a delivery is leased.
     pub(crate) lease: Duration,
     /// How long a batch is leased.
@@ -148,7 +150,7 @@ impl ParkedDeliveries {
         if due.set_waiting {
             self.waiting.notify_one();
         }
-        let claimed = self.take_on(due.deliveries, lease, permits).await?;
+        let claimed = self.take_on(due.deliveries, lease, Held::No, permits).await?;
         Ok(due.more || claimed == room)
     }
 
@@ -179,11 +181,11 @@ impl ParkedDeliveries {
         let mut taken_on = 0;
         if !plain.is_empty() {
             let claimed = self.store.claim_waiting(&plain, lease).await?;
-            taken_on += self.take_on(claimed, lease, permits).await?;
+            taken_on += self.take_on(claimed, lease, Held::Yes, permits).await?;
         }
         if !metered.is_empty() {
             let claimed = self.store.claim_metered(&metered, self.drain_rate, now, lease).await?;
-            taken_on += self.take_on(claimed, lease, permits).await?;
+            taken_on += self.take_on(claimed, lease, Held::Yes, permits).await?;
         }
         let round = match taken_on {
             0 if metered.is_empty() => Round::Idle,
@@ -198,6 +200,7 @@ impl ParkedDeliveries {
         &self,
         claimed: Vec<ClaimedDelivery>,
         lease: Lease,
+        held: Held,
         permits: &Arc<Semaphore>,
     ) -> Result<usize, StoreError> {
         let tenants: HashSet<_> = claimed.iter().map(|delivery| delivery.tenant_id).collect();
@@ -217,11 +220,12 @@ impl ParkedDeliveries {
                 accepted: Arc::new(Accepted {
                     event: event.event,
                     at: event.accepted_at,
+                    published_at: event.accepted_at,
                     day: event.day,
                     place: event.place,
                 }),
                 attempts: claimed.attempts,
-                origin: Origin::Row { leased_until: lease.until, _permit: permit },
+                origin: Origin::Row { leased_until: lease.until, held, _permit: permit },
             });
         }
         self.engine.submit(deliveries).await;
@@ -245,6 +249,7 @@ impl ParkedDeliveries {
             let deliveries: Vec<_> =
                 deliveries.iter().map(|(target, stored)| (&target.webhook, *stored)).collect();
             let resumed = self.store.resume_batch(batch.id, lease.holder, &deliveries, now).await?;
+            self.metrics.taken_over();
             info!(
                 batch = batch.id,
                 events = batch.events.len(),

@@ -11,6 +11,8 @@ use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
+use crate::metrics::Metrics;
+
 /// Most results in one transaction.
 const MAX_RESULTS: usize = 500;
 
@@ -109,6 +111,7 @@ pub(crate) struct Recorder {
     pub(crate) waiting: Arc<Notify>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) open_batches: Arc<OpenBatches>,
+    pub(crate) metrics: Metrics,
     pub(crate) notes: mpsc::Receiver<Note>,
 }
 
@@ -123,7 +126,9 @@ impl Recorder {
             let may_go =
                 !batch.finished.is_empty() || batch.parked.iter().any(|parked| parked.due_at.is_none());
             let settled = collected.batch.settled.clone();
+            let began = Instant::now();
             self.write(collected.batch).await;
+            self.metrics.recorded(began.elapsed());
             self.open_batches.close(&settled);
             if may_go {
                 self.waiting.notify_one();
@@ -211,7 +216,10 @@ impl Recorder {
 
     async fn disable(&self, tenant: TenantId, webhook: WebhookId, reason: DisabledReason) {
         match self.store.disable_webhook(tenant, webhook, reason, self.clock.now()).await {
-            Ok(true) => info!(%webhook, reason = reason.code(), "a webhook is switched off"),
+            Ok(true) => {
+                self.metrics.disabled();
+                info!(%webhook, reason = reason.code(), "a webhook is switched off");
+            }
             Ok(false) => {}
             // The next delivery meets the same answer and tries again.
             Err(error) => warn!(%error, %webhook, "a webhook could not be switched off"),

@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use crate::engine::Engine;
+use crate::metrics::Metrics;
 use crate::recorder::OpenBatches;
 
 /// How often deliveries that wait in memory are looked at.
@@ -22,6 +23,8 @@ const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 const HEALTH_OVERLAP: TimeDelta = TimeDelta::seconds(30);
 /// How long it is kept that a webhook has recovered.
 const HEALTHY_KEPT: TimeDelta = TimeDelta::days(1);
+/// How often what waits is counted.
+const WATCH_INTERVAL: Duration = Duration::from_secs(15);
 /// How often partitions are looked at.
 const PARTITION_INTERVAL: Duration = Duration::from_secs(3600);
 /// How soon again after that failed.
@@ -76,6 +79,26 @@ pub(crate) async fn follow_health(store: Store, engine: Arc<Engine>, stop: Cance
             Err(error) => debug!(%error, "how webhooks are doing could not be read"),
         }
         rest(HEALTH_INTERVAL, &stop).await;
+    }
+}
+
+/// Reads for the metrics what waits in the database, and for how many days there are partitions.
+pub(crate) async fn watch_database(
+    store: Store,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+    stop: CancellationToken,
+) {
+    while !stop.is_cancelled() {
+        let now = clock.now();
+        let backlog = store.backlog(now).await;
+        metrics.set_backlog(backlog.as_ref().ok(), now);
+        let days = store.partition_days_ahead(now.date_naive()).await;
+        metrics.set_partition_days_ahead(days.as_ref().ok().copied());
+        if let Some(error) = backlog.err().or(days.err()) {
+            debug!(%error, "what waits in the database could not be read");
+        }
+        rest(WATCH_INTERVAL, &stop).await;
     }
 }
 

@@ -231,6 +231,7 @@ impl World {
     fn new_gateway(&self) -> anyhow::Result<Process> {
         let mut environment = self.environment(&self.gateway_database, &self.gateway_broker);
         environment.insert("POSTRIDER_HTTP_ADDRESS".into(), self.gateway_url.replace("http://", ""));
+        environment.insert("POSTRIDER_HEALTH_ADDRESS".into(), "127.0.0.1:0".into());
         let program = self.binaries.join("api-gateway");
         Process::start("gateway", vec![program], environment, self.logs.join("gateway.log"))
     }

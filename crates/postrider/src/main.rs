@@ -20,7 +20,7 @@ use clap::{Parser, Subcommand};
 /// `migrate`, `audit` and `keys` are for operators. The others are for developers who integrate: mint a token, listen for deliveries on this
 /// machine, publish an event, see what became of it. Each command explains itself with --help.
 #[derive(Parser)]
-#[command(name = "postrider", version, arg_required_else_help = true)]
+#[command(name = "postrider", version = service::version(), arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -1,4 +1,4 @@
-//! `/health/live` and `/health/ready`, and for a process without an API of its own `/metrics`.
+//! `/health/live` and `/health/ready`, and the server that shows them to operators, with `/metrics`.
 //!
 //! Live means that the process answers, whatever is wrong with others. Ready means that it can do its work now.
 
@@ -84,18 +84,7 @@ async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
     }
 }
 
-/// The text format that Prometheus reads.
-async fn show_metrics(registry: web::Data<Registry>) -> HttpResponse {
-    let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &registry) {
-        Ok(()) => HttpResponse::Ok()
-            .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
-            .body(text),
-        Err(_) => HttpResponse::InternalServerError().finish(),
-    }
-}
-
-/// A server that does nothing else, for a process that has no API. Gives the address it listens on.
+/// A server for operators alone, apart from any API. Gives the address it listens on.
 pub fn serve(
     address: SocketAddr,
     readiness: Readiness,
@@ -106,7 +95,7 @@ pub fn serve(
         App::new()
             .configure(routes(readiness.clone()))
             .app_data(metrics.clone())
-            .route("/metrics", web::get().to(show_metrics))
+            .route("/metrics", web::get().to(crate::metrics::show))
     })
     .workers(1)
     .disable_signals()

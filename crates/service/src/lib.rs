@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 pub mod access_token;
 pub mod health;
+pub mod metrics;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;
@@ -22,8 +24,17 @@ pub fn install_crypto() {
     access_token::install_crypto();
 }
 
-/// The version of this build, for `--version`.
+/// The version of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The commit it was made from, where whoever built it said so.
+pub const COMMIT: Option<&str> = option_env!("POSTRIDER_COMMIT");
+
+/// What `--version` says.
+pub fn version() -> &'static str {
+    static TEXT: LazyLock<String> =
+        LazyLock::new(|| COMMIT.map_or_else(|| VERSION.to_owned(), |commit| format!("{VERSION} ({commit})")));
+    &TEXT
+}
 
 /// Says on standard error why the process does not start. Logging may not have begun yet.
 #[expect(clippy::print_stderr, reason = "standard error is where a process that cannot start says so")]
@@ -36,7 +47,7 @@ pub fn refuse_to_start(reason: &dyn fmt::Display, code: u8) -> ExitCode {
 #[expect(clippy::print_stdout, reason = "this is what was asked for")]
 pub fn explain(argument: &str, name: &str, help: &str) -> ExitCode {
     match argument {
-        "--version" | "-V" => println!("{name} {VERSION}"),
+        "--version" | "-V" => println!("{name} {}", version()),
         "--help" | "-h" => println!("{help}"),
         unknown => {
             return refuse_to_start(&format!("unknown argument {unknown:?}\n\n{help}"), EXIT_CONFIGURATION);

@@ -1,6 +1,7 @@
 //! Types of settings, and the settings that several binaries share.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -115,6 +116,12 @@ pub const AMQP_PREFIX: Setting = Setting::optional::<Text>(
     "amqp_prefix",
     "postrider",
     "what the names of exchanges and queues begin with",
+);
+/// Where operators look.
+pub const HEALTH_ADDRESS: Setting = Setting::optional::<SocketAddr>(
+    "health_address",
+    "0.0.0.0:8081",
+    "where `/health/live`, `/health/ready` and `/metrics` are served",
 );
 /// What is logged.
 pub const LOG: Setting = Setting::optional::<Text>(

@@ -3,7 +3,7 @@ use chrono::{Days, NaiveDate};
 use crate::{Store, StoreError};
 
 /// Tables that have a partition for each day.
-const PARTITIONED: [&str; 2] = ["events", "delivery_attempts"];
+pub(crate) const PARTITIONED: [&str; 2] = ["events", "delivery_attempts"];
 
 /// What the upkeep of partitions did and found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl Store {
 }
 
 /// The day in a partition's name, which is `table_YYYYMMDD`.
-fn day_of(table: &str, partition: &str) -> Option<NaiveDate> {
+pub(crate) fn day_of(table: &str, partition: &str) -> Option<NaiveDate> {
     let digits = partition.strip_prefix(table)?.strip_prefix('_')?;
     NaiveDate::parse_from_str(digits, "%Y%m%d").ok()
 }

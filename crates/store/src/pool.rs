@@ -2,12 +2,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::{Hook, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
 use domain::Invalid;
 use tokio_postgres::config::{Host, SslMode, SslNegotiation};
 use tokio_postgres::{Client, Config, NoTls};
 
 use crate::impatient::Impatience;
+use crate::metrics::{Connecting, Metrics};
 use crate::{Keyring, StoreError};
 
 /// How long to wait for a free connection, and for a new one.
@@ -25,8 +26,9 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A pool of connections to the database. Cheap to clone; all clones share the connections.
 #[derive(Clone)]
 pub struct Store {
-    pool: Pool,
+    pub(crate) pool: Pool,
     config: Config,
+    pub(crate) metrics: Metrics,
     pub(crate) keys: Keyring,
 }
 
@@ -64,7 +66,14 @@ impl Store {
             config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
             Manager::from_config(config, Impatience(PATIENCE), manager_config)
         };
+        let metrics = Metrics::default();
+        let opened = metrics.connections.clone();
+        let count_opened = Hook::sync_fn(move |_, _| {
+            opened.of(Connecting::Connected).inc();
+            Ok(())
+        });
         let pool = Pool::builder(manager)
+            .post_create(count_opened)
             .max_size(connections)
             .runtime(Runtime::Tokio1)
             .timeouts(Timeouts {
@@ -74,7 +83,7 @@ impl Store {
             })
             .build()
             .map_err(|error| Invalid::new(format!("the database pool cannot be made: {error}")))?;
-        Ok(Self { pool, config, keys: Keyring::default() })
+        Ok(Self { pool, config, metrics, keys: Keyring::default() })
     }
 
     /// The same store, with the keys of the secrets in it. Without them none can be read or written.
@@ -104,6 +113,7 @@ impl Store {
     }
 
     pub(crate) async fn connection(&self) -> Result<Object, StoreError> {
-        Ok(self.pool.get().await?)
+        let count_failed = |_: &_| _ = self.metrics.connections.of(Connecting::Failed).inc();
+        Ok(self.pool.get().await.inspect_err(count_failed)?)
     }
 }

@@ -8,6 +8,7 @@
 mod clock;
 mod database;
 mod dns;
+mod metrics;
 mod proxy;
 mod queue;
 mod readme;
@@ -17,6 +18,7 @@ mod wait;
 pub use clock::ManualClock;
 pub use database::TestDatabase;
 pub use dns::NameServer;
+pub use metrics::{check_metrics_table, metrics_at, sample};
 pub use proxy::{Direction, Proxy};
 pub use queue::{DeadLetter, TestBroker};
 pub use readme::check_configuration_table;

@@ -3,9 +3,11 @@ use std::time::Duration;
 use api_gateway::{Config, Gateway};
 use chrono::{TimeDelta, Utc};
 use domain::TenantId;
+use prometheus_client::registry::Registry;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
 use service::access_token::{Caller, mint};
+use service::health::Readiness;
 use test_support::{
     JWT_AUDIENCE, JWT_ISSUER, JWT_SECRET, TestBroker, TestDatabase, eventually, local_url_policy,
 };
@@ -21,7 +23,7 @@ pub(crate) struct TestApi {
     pub(crate) token: String,
     url: String,
     client: Client,
-    _gateway: Gateway,
+    gateway: Gateway,
 }
 
 /// What came back.
@@ -52,12 +54,17 @@ impl TestApi {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_counted(&mut Registry::default(), change).await
+    }
+
+    /// With the metrics added to a registry of the test's.
+    pub(crate) async fn start_counted(registry: &mut Registry, change: impl FnOnce(&mut Config)) -> Self {
         service::install_crypto();
         let database = TestDatabase::create().await;
         let broker = TestBroker::create();
         let mut config = config(&database, &broker);
         change(&mut config);
-        let gateway = Gateway::start(config).unwrap();
+        let gateway = Gateway::start(config, registry).unwrap();
         let tenant = TenantId(Uuid::now_v7());
         Self {
             url: format!("http://{}", gateway.address()),
@@ -66,14 +73,18 @@ impl TestApi {
             database,
             broker,
             client: Client::new(),
-            _gateway: gateway,
+            gateway,
         }
     }
 
     /// Another gateway beside this one, on the same database and broker.
     pub(crate) fn start_another(&self) -> AnotherGateway {
-        let gateway = Gateway::start(config(&self.database, &self.broker)).unwrap();
+        let gateway = Gateway::start(config(&self.database, &self.broker), &mut Registry::default()).unwrap();
         AnotherGateway { url: format!("http://{}", gateway.address()), gateway }
+    }
+
+    pub(crate) fn readiness(&self) -> Readiness {
+        self.gateway.readiness()
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {

@@ -8,6 +8,7 @@ mod errors;
 mod helpers;
 mod history;
 mod limits;
+mod metrics;
 mod process;
 mod publishing;
 mod webhooks;

@@ -6,6 +6,7 @@ mod delivering;
 mod gates;
 mod helpers;
 mod metered;
+mod metrics;
 mod names;
 mod ordering;
 mod queue_contract;
