@@ -52,6 +52,12 @@ impl Catalogue {
         types.iter().any(matches)
     }
 
+    /// The first type of the catalogue that one of the patterns matches.
+    pub(crate) fn first_wanted(types: &[EventTypeRow], patterns: &[EventPattern]) -> Option<EventType> {
+        let known = types.iter().filter_map(|known| known.name.parse::<EventType>().ok());
+        known.into_iter().find(|known| patterns.iter().any(|pattern| pattern.matches(known)))
+    }
+
     async fn read(&self) -> Result<Arc<[EventTypeRow]>, StoreError> {
         let types: Arc<[EventTypeRow]> = self.store.event_types().await?.into();
         *self.lock() = Some((Instant::now(), Arc::clone(&types)));

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use broker::{BrokerConfig, Topology};
 use domain::UrlPolicy;
+use sender::NameServers;
 use service::settings::{ConfigError, Setting, Settings};
 use service::telemetry::LogFormat;
 use service::values::{self, Count, JwtSecret, Milliseconds, Text};
 use store::{Keyring, Store};
 
 const ENCRYPTION_KEYS: Setting = values::encryption_keys::<Keyring>();
+const DNS_SERVERS: Setting = values::dns_servers::<NameServers>();
 const HTTP_ADDRESS: Setting =
     Setting::optional::<SocketAddr>("http_address", "0.0.0.0:8080", "where the REST API is served");
 const TENANT_AUTO_CREATE: Setting = Setting::optional::<bool>(
@@ -30,7 +32,7 @@ const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<1, 100>>(
 );
 
 /// Every setting of the gateway.
-pub const SETTINGS: [Setting; 17] = [
+pub const SETTINGS: [Setting; 19] = [
     values::DATABASE_URL,
     values::AMQP_URL,
     values::AMQP_PREFIX,
@@ -43,6 +45,8 @@ pub const SETTINGS: [Setting; 17] = [
     values::RECEIVER_ALLOW_HTTP,
     values::RECEIVER_ALLOWED_NETWORKS,
     values::DRAIN_TIMEOUT_MS,
+    values::DELIVERY_TIMEOUT_MS,
+    DNS_SERVERS,
     HTTP_ADDRESS,
     values::HEALTH_ADDRESS,
     TENANT_AUTO_CREATE,
@@ -70,6 +74,10 @@ pub struct Config {
     pub tenant_auto_create: bool,
     /// Which receivers are allowed.
     pub url_policy: UrlPolicy,
+    /// The deadline of a test.
+    pub delivery_timeout: Duration,
+    /// Name servers that receivers are looked up with; none: the system's.
+    pub dns_servers: Vec<SocketAddr>,
     /// How long a shutdown may take.
     pub drain_timeout: Duration,
 }
@@ -109,6 +117,8 @@ impl ProcessConfig {
             jwt_audience: settings.get::<Text>(&values::JWT_AUDIENCE)?.0,
             tenant_auto_create: settings.get(&TENANT_AUTO_CREATE)?,
             url_policy: values::url_policy(&settings)?,
+            delivery_timeout: settings.get::<Milliseconds>(&values::DELIVERY_TIMEOUT_MS)?.0,
+            dns_servers: settings.get::<NameServers>(&DNS_SERVERS)?.0,
             drain_timeout: settings.get::<Milliseconds>(&values::DRAIN_TIMEOUT_MS)?.0,
         };
         Ok(Self {

@@ -14,6 +14,7 @@ mod request_log;
 mod routes;
 mod state;
 mod tenants;
+mod test_runs;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use broker::{Intake, Publisher};
 use prometheus_client::registry::Registry;
+use sender::Sender;
 use service::access_token::TokenVerifier;
 use service::health::{self, Check, Readiness};
 use service::shutdown::join_within;
@@ -40,6 +42,7 @@ use crate::intake::Intakes;
 use crate::metrics::Metrics;
 use crate::state::State;
 use crate::tenants::Tenants;
+use crate::test_runs::TestRuns;
 
 /// How long a readiness check waits for the database.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
@@ -87,7 +90,9 @@ impl Gateway {
             catalogue: Catalogue::new(config.store.clone()),
             store: config.store,
             intakes,
+            sender: Sender::new(config.url_policy.clone(), config.delivery_timeout, config.dns_servers)?,
             url_policy: config.url_policy,
+            test_runs: TestRuns::default(),
         });
         let (metrics, served_readiness) = (web::Data::new(metrics), readiness.clone());
         let server = HttpServer::new(move || {

@@ -24,6 +24,7 @@ use crate::routes::{event_types, events, history, plans, tenants, webhooks};
         webhooks::delete::delete,
         webhooks::pause::pause,
         webhooks::pause::resume,
+        webhooks::test::test,
         history::list,
         events::publish,
         tenants::usage,

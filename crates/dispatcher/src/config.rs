@@ -1,28 +1,23 @@
 //! What a dispatcher can be told.
 
 use std::net::SocketAddr;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use broker::{BrokerConfig, Topology};
-use domain::{Clock, Invalid, RetrySchedule, SystemClock, UrlPolicy};
-use sender::MAX_NAME_SERVERS;
+use domain::{Clock, RetrySchedule, SystemClock, UrlPolicy};
+use sender::NameServers;
 use service::settings::{ConfigError, Setting, Settings};
 use service::telemetry::LogFormat;
 use service::values::{self, Count, Milliseconds, Text};
 use store::{Keyring, Store};
 
 const ENCRYPTION_KEYS: Setting = values::encryption_keys::<Keyring>();
+const DNS_SERVERS: Setting = values::dns_servers::<NameServers>();
 const RETRY_SCHEDULE: Setting = Setting::optional::<RetrySchedule>(
     "retry_schedule",
     "5s,5m,30m,2h,5h,10h,14h,20h,24h",
     "the delays between attempts (s, m, h, d), each moved by up to 10 % either way",
-);
-const DELIVERY_TIMEOUT_MS: Setting = Setting::optional::<Milliseconds>(
-    "delivery_timeout_ms",
-    "15000",
-    "the deadline of an attempt, from connecting to the end of the answer, in milliseconds",
 );
 const WEBHOOK_CONCURRENCY: Setting = Setting::optional::<Count<1, 1000>>(
     "webhook_concurrency",
@@ -56,11 +51,6 @@ const DISABLE_AFTER_DAYS: Setting = Setting::optional::<Count<1, 365>>(
 );
 const RETENTION_DAYS: Setting =
     Setting::optional::<Count<1, 3650>>("retention_days", "30", "days that events and history are kept");
-const DNS_SERVERS: Setting = Setting::optional::<DnsServers>(
-    "dns_servers",
-    "",
-    "name servers that receivers are looked up with, like `10.0.0.53:53,[fd00::53]:53`; none: the system's",
-);
 const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<2, 100>>(
     "dispatcher_database_connections",
     "8",
@@ -81,7 +71,7 @@ pub const SETTINGS: [Setting; 21] = [
     values::HEALTH_ADDRESS,
     DNS_SERVERS,
     RETRY_SCHEDULE,
-    DELIVERY_TIMEOUT_MS,
+    values::DELIVERY_TIMEOUT_MS,
     WEBHOOK_CONCURRENCY,
     MAX_IN_FLIGHT,
     DRAIN_RATE,
@@ -188,7 +178,7 @@ impl ProcessConfig {
         let dispatcher = Config {
             url_policy: values::url_policy(&settings)?,
             retry_schedule: schedule,
-            delivery_timeout: settings.get::<Milliseconds>(&DELIVERY_TIMEOUT_MS)?.0,
+            delivery_timeout: settings.get::<Milliseconds>(&values::DELIVERY_TIMEOUT_MS)?.0,
             webhook_concurrency: settings.get::<Count<1, 1000>>(&WEBHOOK_CONCURRENCY)?.0 as usize,
             max_in_flight: settings.get::<Count<1, 100_000>>(&MAX_IN_FLIGHT)?.0 as usize,
             drain_rate: settings.get::<Count<1, 10_000>>(&DRAIN_RATE)?.0,
@@ -198,7 +188,7 @@ impl ProcessConfig {
                 u64::from(settings.get::<Count<1, 365>>(&DISABLE_AFTER_DAYS)?.0) * 86_400,
             ),
             retention_days,
-            dns_servers: settings.get::<DnsServers>(&DNS_SERVERS)?.0,
+            dns_servers: settings.get::<NameServers>(&DNS_SERVERS)?.0,
             drain_timeout: settings.get::<Milliseconds>(&values::DRAIN_TIMEOUT_MS)?.0,
             ..Config::new(store, broker)
         };
@@ -208,45 +198,5 @@ impl ProcessConfig {
             health_address: settings.get(&values::HEALTH_ADDRESS)?,
             dispatcher,
         })
-    }
-}
-
-/// Addresses of name servers, separated by commas.
-struct DnsServers(Vec<SocketAddr>);
-
-impl FromStr for DnsServers {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        let servers = text
-            .split(',')
-            .map(str::trim)
-            .filter(|server| !server.is_empty())
-            .map(|server| {
-                let problem =
-                    || Invalid::new(format!("{server:?} is not an address and port like 10.0.0.53:53"));
-                server.parse().map_err(|_| problem())
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        if servers.len() > MAX_NAME_SERVERS {
-            return Err(Invalid::new(format!("must be at most {MAX_NAME_SERVERS} name servers")));
-        }
-        Ok(Self(servers))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn name_servers_are_addresses_with_ports() {
-        let servers = |text: &str| text.parse::<DnsServers>().map(|servers| servers.0.len());
-        assert_eq!(servers(""), Ok(0));
-        assert_eq!(servers("10.0.0.53:53, [fd00::53]:53"), Ok(2));
-        assert!(servers(&["10.0.0.53:53"; 9].join(",")).is_err());
-        for wrong in ["10.0.0.53", "dns.example.com:53", "10.0.0.53:53 10.0.0.54:53", "10.0.0.53:x"] {
-            assert!(servers(wrong).unwrap_err().to_string().contains("10.0.0.53:53"), "{wrong}");
-        }
     }
 }

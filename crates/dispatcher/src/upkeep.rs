@@ -25,6 +25,8 @@ const HEALTH_OVERLAP: TimeDelta = TimeDelta::seconds(30);
 const HEALTHY_KEPT: TimeDelta = TimeDelta::days(1);
 /// How often what waits is counted.
 const WATCH_INTERVAL: Duration = Duration::from_secs(15);
+/// How long the state of a session is kept of which nothing is heard.
+const SESSIONS_KEPT: TimeDelta = TimeDelta::days(365);
 /// How often partitions are looked at.
 const PARTITION_INTERVAL: Duration = Duration::from_secs(3600);
 /// How soon again after that failed.
@@ -114,6 +116,9 @@ pub(crate) async fn maintain_partitions(
         let today = now.date_naive();
         if let Err(error) = store.forget_healthy(now - HEALTHY_KEPT).await {
             warn!(%error, "old health could not be dropped");
+        }
+        if let Err(error) = store.forget_sessions(now - SESSIONS_KEPT).await {
+            warn!(%error, "old sessions could not be dropped");
         }
         let wait = match store.maintain_partitions(today, DAYS_AHEAD, retention_days).await {
             Ok(report) => {

@@ -17,6 +17,7 @@ mod payload;
 mod plan;
 mod retry;
 mod scope;
+mod session;
 mod throttle;
 mod webhook;
 
@@ -34,6 +35,7 @@ pub use payload::{MAX_DATA_BYTES, MAX_DATA_DEPTH, check_data, render_body};
 pub use plan::{Limits, NotInForce, PlanName, Subscription, TenantStatus};
 pub use retry::{MAX_RETRY_AFTER, Next, RetrySchedule, parse_delay, parse_retry_after};
 pub use scope::{Scope, Scopes};
+pub use session::SessionState;
 pub use throttle::{Rate, Throttle, Throttled};
 pub use webhook::{
     DisabledReason, MAX_EVENTS_PER_WEBHOOK, MAX_SESSIONS_PER_WEBHOOK, SecretBytes, SecretUnreadable,

@@ -3,6 +3,7 @@
 
 mod attempt;
 mod capture;
+mod name_servers;
 mod occasionally;
 mod request;
 mod resolver;
@@ -13,5 +14,5 @@ pub use capture::{
     Capture, CapturedResponse, Exchange, Headers, MAX_KEPT_BODY_BYTES, MAX_KEPT_HEADER_BYTES,
     MAX_KEPT_HEADERS,
 };
-pub use resolver::MAX_NAME_SERVERS;
+pub use name_servers::NameServers;
 pub use target::Target;

@@ -23,14 +23,13 @@ use reqwest::dns::{Addrs, Resolve, Resolving};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
+use crate::name_servers::MAX_NAME_SERVERS;
 use crate::occasionally::Occasionally;
 
 /// The longest a look-up takes; a short deadline of attempts shortens it to a quarter of that.
 const MAX_LOOKUP_TIME: Duration = Duration::from_secs(4);
 /// How long addresses of the other kind, IPv4 or IPv6, are waited for once there are some of one kind.
 const OTHER_KIND_WAIT: Duration = Duration::from_millis(250);
-/// Most name servers, of the configuration's or the system's, that are asked.
-pub const MAX_NAME_SERVERS: usize = 8;
 /// How long a name server may take before another one is asked besides.
 const NEXT_SERVER_AFTER: Duration = Duration::from_millis(300);
 /// Answers kept in memory for each name server, negative ones included.

@@ -167,6 +167,19 @@ pub const fn encryption_keys<T: FromStr<Err: fmt::Display>>() -> Setting {
     Setting::required::<T>("encryption_keys", help).secret()
 }
 
+/// How long an attempt may take.
+pub const DELIVERY_TIMEOUT_MS: Setting = Setting::optional::<Milliseconds>(
+    "delivery_timeout_ms",
+    "15000",
+    "the deadline of an attempt, from connecting to the end of the answer, in milliseconds",
+);
+
+/// Whom receivers are looked up with. `T` is the sender's list of name servers, which this crate does not know.
+pub const fn dns_servers<T: FromStr<Err: fmt::Display>>() -> Setting {
+    let help = "name servers that receivers are looked up with, like `10.0.0.53:53,[fd00::53]:53`; none: the system's";
+    Setting::optional::<T>("dns_servers", "", help)
+}
+
 /// Reads which receivers are allowed.
 pub fn url_policy(settings: &Settings) -> Result<UrlPolicy, ConfigError> {
     Ok(UrlPolicy {

@@ -118,6 +118,7 @@ impl Store {
         in_order: bool,
     ) -> Result<HandedOver, StoreError> {
         let day = now.date_naive();
+        self.note_sessions(events, now).await?;
         let mut client = self.connection().await?;
         let rows = if is_near_midnight(now) {
             let transaction = client.transaction().await?;

@@ -24,6 +24,7 @@ mod pool;
 mod recording;
 mod rotation;
 mod sealing;
+mod sessions;
 mod tenants;
 mod usage;
 mod webhooks;

@@ -17,7 +17,7 @@ pub struct Migration {
 }
 
 /// Every migration, oldest first. The files are part of the binary.
-const MIGRATIONS: [Migration; 6] = [
+const MIGRATIONS: [Migration; 7] = [
     Migration {
         version: 1,
         name: "0001_foundation",
@@ -43,6 +43,11 @@ const MIGRATIONS: [Migration; 6] = [
         version: 6,
         name: "0006_subscriptions",
         sql: include_str!("../../../migrations/0006_subscriptions.sql"),
+    },
+    Migration {
+        version: 7,
+        name: "0007_sessions",
+        sql: include_str!("../../../migrations/0007_sessions.sql"),
     },
 ];
 

@@ -3,7 +3,7 @@ use domain::TenantId;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use reqwest::Method;
 use serde_json::{Value, json};
-use test_support::{JWT_AUDIENCE, JWT_ISSUER, JWT_SECRET};
+use test_support::{JWT_AUDIENCE, JWT_ISSUER, JWT_SECRET, Receiver};
 use uuid::Uuid;
 
 use crate::helpers::{TestApi, send, token};
@@ -105,7 +105,8 @@ async fn other_schemes_and_doubled_headers_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_route_wants_its_scope_and_admin_alone_opens_none() {
     let api = TestApi::start().await;
-    let id = api.create_webhook("https://example.com/").await;
+    let receiver = Receiver::start().await;
+    let id = api.create_webhook(&receiver.url("/")).await;
     let create = r#"{"url":"https://example.com/2","events":["*"]}"#;
     let event = r#"{"type":"message.sent","data":1}"#;
     for (method, path, body, scope) in [
@@ -115,6 +116,7 @@ async fn each_route_wants_its_scope_and_admin_alone_opens_none() {
         (Method::PATCH, format!("/api/webhooks/{id}"), Some("{}"), "webhooks:write"),
         (Method::POST, format!("/api/webhooks/{id}/pause"), None, "webhooks:write"),
         (Method::POST, format!("/api/webhooks/{id}/resume"), None, "webhooks:write"),
+        (Method::POST, format!("/api/webhooks/{id}/test"), None, "webhooks:write"),
         (Method::GET, format!("/api/webhooks/{id}/history"), None, "webhooks:read"),
         (Method::POST, "/api/events".to_owned(), Some(event), "events:publish"),
         (Method::GET, "/api/usage".to_owned(), None, "webhooks:read"),

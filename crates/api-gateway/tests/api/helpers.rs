@@ -179,6 +179,8 @@ fn config(database: &TestDatabase, broker: &TestBroker) -> Config {
         jwt_audience: JWT_AUDIENCE.to_owned(),
         tenant_auto_create: true,
         url_policy: local_url_policy(),
+        delivery_timeout: Duration::from_secs(5),
+        dns_servers: Vec::new(),
         drain_timeout: Duration::from_secs(5),
     }
 }

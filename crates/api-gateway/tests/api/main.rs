@@ -11,4 +11,5 @@ mod limits;
 mod metrics;
 mod process;
 mod publishing;
+mod testing;
 mod webhooks;

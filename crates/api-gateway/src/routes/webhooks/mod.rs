@@ -3,9 +3,11 @@
 pub(crate) mod change;
 pub(crate) mod create;
 pub(crate) mod delete;
+mod exchange;
 pub(crate) mod pause;
 pub(crate) mod read;
 mod settings;
+pub(crate) mod test;
 mod view;
 
 use chrono::{DateTime, SecondsFormat, Utc};
