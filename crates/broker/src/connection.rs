@@ -42,10 +42,8 @@ impl BrokerConfig {
 
     /// Connects, and opens a channel on which everything is declared.
     pub(crate) async fn connect(&self, purpose: &str) -> Result<(Connection, Channel), ConnectError> {
-        let properties =
-            ConnectionProperties::default().with_connection_name(format!("{} {purpose}", self.name).into());
         let setup = async {
-            let connection = Connection::connect_uri(self.uri.clone(), properties).await?;
+            let connection = self.connect_only(purpose).await?;
             let channel = connection.create_channel().await?;
             self.declare(&channel).await?;
             Ok((connection, channel))
@@ -54,6 +52,13 @@ impl BrokerConfig {
         let result = if connected.is_ok() { Connecting::Connected } else { Connecting::Failed };
         self.metrics.connections.of(result).inc();
         connected
+    }
+
+    /// Connects, however long it takes, and declares nothing.
+    pub(crate) async fn connect_only(&self, purpose: &str) -> lapin::Result<Connection> {
+        let name = format!("{} {purpose}", self.name).into();
+        let properties = ConnectionProperties::default().with_connection_name(name);
+        Connection::connect_uri(self.uri.clone(), properties).await
     }
 
     /// Declares everything, and takes in what the broker says of the queues.

@@ -6,6 +6,8 @@
 mod connection;
 mod consumer;
 mod dead_letter;
+mod dead_letter_queue;
+mod inspection;
 mod metrics;
 mod publisher;
 mod topology;
@@ -15,6 +17,8 @@ mod wire;
 pub use connection::BrokerConfig;
 pub use consumer::{Consumer, Message};
 pub use dead_letter::DeadLetters;
+pub use dead_letter_queue::{DeadLetter, DeadLetterError, DeadLetterQueue, MAX_DEAD_LETTERS};
+pub use inspection::{Inspection, QueueDepth};
 pub use publisher::{PublishError, Publisher};
 pub use topology::{Intake, Topology};
 pub use watch::watch_queues;

@@ -2,6 +2,8 @@
 
 mod api;
 mod audit;
+mod dead_letters;
+mod doctor;
 mod history;
 mod keys;
 mod listen;
@@ -17,8 +19,9 @@ use clap::{Parser, Subcommand};
 
 /// Postrider: webhooks that never get lost.
 ///
-/// `migrate`, `audit` and `keys` are for operators. The others are for developers who integrate: mint a token, listen for deliveries on this
-/// machine, publish an event, see what became of it. Each command explains itself with --help.
+/// `migrate`, `audit`, `keys`, `dead-letters` and `doctor` are for operators. The others are for developers who integrate: mint
+/// a token, listen for deliveries on this machine, publish an event, see what became of it. Each command explains itself with
+/// --help.
 #[derive(Parser)]
 #[command(name = "postrider", version = service::version(), arg_required_else_help = true)]
 struct Cli {
@@ -35,6 +38,8 @@ enum Command {
     History(history::Args),
     Audit(audit::Args),
     Keys(keys::Args),
+    DeadLetters(dead_letters::Args),
+    Doctor(doctor::Args),
 }
 
 #[tokio::main]
@@ -49,6 +54,8 @@ async fn main() -> ExitCode {
         Command::History(args) => history::run(&args).await,
         Command::Audit(args) => audit::run(&args).await,
         Command::Keys(args) => keys::run(&args).await,
+        Command::DeadLetters(args) => dead_letters::run(&args).await,
+        Command::Doctor(args) => doctor::run(&args).await,
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -62,6 +62,11 @@ impl Keyring {
         self.keys.first().map(|key| &*key.id)
     }
 
+    /// Whether there is a key of this name.
+    pub fn contains(&self, id: &str) -> bool {
+        self.keys.iter().any(|key| &*key.id == id)
+    }
+
     pub(crate) fn seal(&self, secret: &SecretBytes, place: Place) -> Result<Sealed, NoKey> {
         let key = self.keys.first().ok_or(NoKey)?;
         let nonce = random::<NONCE_LEN>();

@@ -1,6 +1,9 @@
 //! Black-box tests of the command line.
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
+mod dead_letters;
+mod doctor;
+
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
@@ -27,7 +30,9 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn help_names_every_command_and_each_explains_itself() {
     let help = text(&postrider(&["--help"]).output().unwrap().stdout);
-    for command in ["migrate", "token", "publish", "listen", "history", "audit", "keys"] {
+    for command in
+        ["migrate", "token", "publish", "listen", "history", "audit", "keys", "dead-letters", "doctor"]
+    {
         assert!(help.contains(command), "{command} in: {help}");
         let output = postrider(&[command, "--help"]).output().unwrap();
         assert!(output.status.success() && output.stdout.len() > 200, "{command}");
