@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use broker::{BrokerConfig, Topology};
-use domain::UrlPolicy;
+use domain::{EventLinks, RetrySchedule, UrlPolicy};
 use sender::NameServers;
 use service::settings::{ConfigError, Setting, Settings};
 use service::telemetry::LogFormat;
@@ -32,7 +32,7 @@ const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<1, 100>>(
 );
 
 /// Every setting of the gateway.
-pub const SETTINGS: [Setting; 19] = [
+pub const SETTINGS: [Setting; 22] = [
     values::DATABASE_URL,
     values::AMQP_URL,
     values::AMQP_PREFIX,
@@ -44,6 +44,9 @@ pub const SETTINGS: [Setting; 19] = [
     values::LOG_FORMAT,
     values::RECEIVER_ALLOW_HTTP,
     values::RECEIVER_ALLOWED_NETWORKS,
+    values::PUBLIC_URL,
+    values::RETRY_SCHEDULE,
+    values::RETENTION_DAYS,
     values::DRAIN_TIMEOUT_MS,
     values::DELIVERY_TIMEOUT_MS,
     DNS_SERVERS,
@@ -78,6 +81,12 @@ pub struct Config {
     pub delivery_timeout: Duration,
     /// Name servers that receivers are looked up with; none: the system's.
     pub dns_servers: Vec<SocketAddr>,
+    /// The delays between attempts of webhooks without a schedule of their own.
+    pub retry_schedule: RetrySchedule,
+    /// How long events are kept.
+    pub retention: Duration,
+    /// Where thin bodies link to.
+    pub event_links: EventLinks,
     /// How long a shutdown may take.
     pub drain_timeout: Duration,
 }
@@ -119,6 +128,9 @@ impl ProcessConfig {
             url_policy: values::url_policy(&settings)?,
             delivery_timeout: settings.get::<Milliseconds>(&values::DELIVERY_TIMEOUT_MS)?.0,
             dns_servers: settings.get::<NameServers>(&DNS_SERVERS)?.0,
+            retry_schedule: settings.get(&values::RETRY_SCHEDULE)?,
+            retention: values::retention(&settings)?,
+            event_links: settings.get(&values::PUBLIC_URL)?,
             drain_timeout: settings.get::<Milliseconds>(&values::DRAIN_TIMEOUT_MS)?.0,
         };
         Ok(Self {

@@ -246,6 +246,11 @@ impl From<StoreError> for ApiError {
             StoreError::Unavailable(_) => {
                 Self::new(Code::ServiceUnavailable, "The service is busy; try again shortly")
             }
+            StoreError::Sealed(_) => {
+                let message =
+                    "What is secret of the webhook cannot be read at the moment; it can be set anew";
+                Self::new(Code::ServiceUnavailable, message)
+            }
             StoreError::Failed(_)
             | StoreError::Refused(_)
             | StoreError::Unreadable { .. }
@@ -264,6 +269,7 @@ impl From<CreateError> for ApiError {
             CreateError::LimitReached { max } => {
                 Self::new(Code::LimitExceeded, format!("Your plan allows {max} webhooks"))
             }
+            CreateError::Invalid { field, problem } => Self::field(field, problem.to_string()),
             CreateError::UnknownTenant => Self::new(Code::Forbidden, "The tenant is not known"),
             CreateError::Store(error) => error.into(),
         }

@@ -90,9 +90,16 @@ impl Gateway {
             catalogue: Catalogue::new(config.store.clone()),
             store: config.store,
             intakes,
-            sender: Sender::new(config.url_policy.clone(), config.delivery_timeout, config.dns_servers)?,
+            sender: Sender::new(
+                config.url_policy.clone(),
+                config.delivery_timeout,
+                config.dns_servers,
+                config.event_links,
+            )?,
             url_policy: config.url_policy,
             test_runs: TestRuns::default(),
+            retry_schedule: config.retry_schedule,
+            retention: config.retention,
         });
         let (metrics, served_readiness) = (web::Data::new(metrics), readiness.clone());
         let server = HttpServer::new(move || {

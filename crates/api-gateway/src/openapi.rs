@@ -25,6 +25,7 @@ use crate::routes::{event_types, events, history, plans, tenants, webhooks};
         webhooks::pause::pause,
         webhooks::pause::resume,
         webhooks::test::test,
+        webhooks::retry_schedule::preview,
         history::list,
         events::publish,
         tenants::usage,

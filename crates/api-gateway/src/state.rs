@@ -1,6 +1,8 @@
 use std::sync::Arc;
 
-use domain::UrlPolicy;
+use std::time::Duration;
+
+use domain::{RetrySchedule, UrlPolicy};
 use sender::Sender;
 use service::access_token::TokenVerifier;
 use store::Store;
@@ -21,4 +23,8 @@ pub(crate) struct State {
     /// For tests.
     pub(crate) sender: Sender,
     pub(crate) test_runs: TestRuns,
+    /// That of webhooks without one of their own.
+    pub(crate) retry_schedule: RetrySchedule,
+    /// How long events are kept.
+    pub(crate) retention: Duration,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker::{BrokerConfig, Topology};
-use domain::{Clock, RetrySchedule, SystemClock, UrlPolicy};
+use domain::{Clock, EventLinks, RetrySchedule, SystemClock, UrlPolicy};
 use sender::NameServers;
 use service::settings::{ConfigError, Setting, Settings};
 use service::telemetry::LogFormat;
@@ -14,11 +14,6 @@ use store::{Keyring, Store};
 
 const ENCRYPTION_KEYS: Setting = values::encryption_keys::<Keyring>();
 const DNS_SERVERS: Setting = values::dns_servers::<NameServers>();
-const RETRY_SCHEDULE: Setting = Setting::optional::<RetrySchedule>(
-    "retry_schedule",
-    "5s,5m,30m,2h,5h,10h,14h,20h,24h",
-    "the delays between attempts (s, m, h, d), each moved by up to 10 % either way",
-);
 const WEBHOOK_CONCURRENCY: Setting = Setting::optional::<Count<1, 1000>>(
     "webhook_concurrency",
     "64",
@@ -49,8 +44,6 @@ const DISABLE_AFTER_DAYS: Setting = Setting::optional::<Count<1, 365>>(
     "5",
     "days of nothing but failed attempts after which a webhook is switched off",
 );
-const RETENTION_DAYS: Setting =
-    Setting::optional::<Count<1, 3650>>("retention_days", "30", "days that events and history are kept");
 const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<2, 100>>(
     "dispatcher_database_connections",
     "8",
@@ -58,7 +51,7 @@ const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<2, 100>>(
 );
 
 /// Every setting of the dispatcher.
-pub const SETTINGS: [Setting; 21] = [
+pub const SETTINGS: [Setting; 22] = [
     values::DATABASE_URL,
     values::AMQP_URL,
     values::AMQP_PREFIX,
@@ -70,7 +63,8 @@ pub const SETTINGS: [Setting; 21] = [
     values::DRAIN_TIMEOUT_MS,
     values::HEALTH_ADDRESS,
     DNS_SERVERS,
-    RETRY_SCHEDULE,
+    values::PUBLIC_URL,
+    values::RETRY_SCHEDULE,
     values::DELIVERY_TIMEOUT_MS,
     WEBHOOK_CONCURRENCY,
     MAX_IN_FLIGHT,
@@ -78,7 +72,7 @@ pub const SETTINGS: [Setting; 21] = [
     LEASE_MS,
     PREFETCH,
     DISABLE_AFTER_DAYS,
-    RETENTION_DAYS,
+    values::RETENTION_DAYS,
     DATABASE_CONNECTIONS,
 ];
 
@@ -115,6 +109,8 @@ pub struct Config {
     pub retention_days: u32,
     /// Name servers that receivers are looked up with; none means the system's.
     pub dns_servers: Vec<SocketAddr>,
+    /// Where thin bodies link to.
+    pub event_links: EventLinks,
     /// How long a shutdown may take.
     pub drain_timeout: Duration,
 }
@@ -150,6 +146,7 @@ impl Config {
             disable_after: Duration::from_secs(5 * 86_400),
             retention_days: 30,
             dns_servers: Vec::new(),
+            event_links: EventLinks::default(),
             drain_timeout: Duration::from_secs(25),
         }
     }
@@ -168,12 +165,13 @@ impl ProcessConfig {
         let prefix: Text = settings.get(&values::AMQP_PREFIX)?;
         let broker = BrokerConfig::new(&url.0, Topology::new(prefix.0), "postrider dispatcher")
             .map_err(|error| ConfigError::new(&values::AMQP_URL, error))?;
-        let schedule: RetrySchedule = settings.get(&RETRY_SCHEDULE)?;
-        let retention_days = settings.get::<Count<1, 3650>>(&RETENTION_DAYS)?.0;
+        let schedule: RetrySchedule = settings.get(&values::RETRY_SCHEDULE)?;
+        let retention_days = settings.get::<Count<1, 3650>>(&values::RETENTION_DAYS)?.0;
         let course: Duration = schedule.delays().iter().sum();
         if course.mul_f64(1.1) > Duration::from_secs(u64::from(retention_days) * 86_400) {
-            let problem = format!("is shorter than a delivery may take by {}", RETRY_SCHEDULE.variable());
-            return Err(ConfigError::new(&RETENTION_DAYS, problem));
+            let problem =
+                format!("is shorter than a delivery may take by {}", values::RETRY_SCHEDULE.variable());
+            return Err(ConfigError::new(&values::RETENTION_DAYS, problem));
         }
         let dispatcher = Config {
             url_policy: values::url_policy(&settings)?,
@@ -189,6 +187,7 @@ impl ProcessConfig {
             ),
             retention_days,
             dns_servers: settings.get::<NameServers>(&DNS_SERVERS)?.0,
+            event_links: settings.get(&values::PUBLIC_URL)?,
             drain_timeout: settings.get::<Milliseconds>(&values::DRAIN_TIMEOUT_MS)?.0,
             ..Config::new(store, broker)
         };

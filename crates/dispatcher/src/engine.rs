@@ -34,13 +34,16 @@ const HIGH_WATER: usize = 2_000;
 /// How long a delivery rests after a defect or fault of ours kept it from being attempted; moved by up to 10 % either way.
 const AFTER_FAULT: Duration = Duration::from_secs(30);
 
+/// The longest timeout that a webhook can set for itself.
+const LONGEST_TIMEOUT: Duration = Duration::from_millis(domain::AttemptTimeout::MAX_MS as u64);
+
 /// The part of a dispatcher that delivers.
 pub(crate) struct Engine {
     pub(crate) dispatcher_id: Uuid,
     pub(crate) clock: Arc<dyn Clock>,
     sender: Sender,
     schedule: RetrySchedule,
-    /// How long a delivery under way is leased: longer than any attempt.
+    /// How long a delivery under way is leased: longer than an attempt to a webhook without a timeout of its own.
     lease: Duration,
     /// Requests under way to one webhook, unless it has a cap of its own.
     webhook_concurrency: usize,
@@ -80,7 +83,7 @@ impl Engine {
         Arc::new(Self {
             dispatcher_id: config.dispatcher_id,
             clock: config.clock,
-            gates: Gates::new(config.sender.deadline()),
+            gates: Gates::new(config.sender.deadline().max(LONGEST_TIMEOUT)),
             disable_after: config.disable_after,
             sender: config.sender,
             schedule: config.schedule,
@@ -137,6 +140,11 @@ impl Engine {
         concurrency.and_then(|cap| usize::try_from(cap).ok()).unwrap_or(self.webhook_concurrency)
     }
 
+    /// How long a delivery of this webhook's is leased: longer than an attempt to it.
+    pub(crate) fn lease_for(&self, webhook: &domain::Webhook) -> Duration {
+        self.lease + self.sender.deadline_for(webhook).saturating_sub(self.sender.deadline())
+    }
+
     /// Requests under way.
     pub(crate) fn under_way(&self) -> usize {
         self.lanes().under_way()
@@ -171,11 +179,7 @@ impl Engine {
     /// Ends a delivery whose webhook is gone or off.
     pub(crate) async fn cancel(&self, claimed: &store::ClaimedDelivery) {
         let event = &claimed.event.event;
-        let key = store::DeliveryKey {
-            webhook_id: claimed.webhook_id,
-            event_id: event.id.clone(),
-            event_day: claimed.event.day,
-        };
+        let key = claimed.key();
         let attempt = AttemptRecord {
             key: key.clone(),
             tenant_id: claimed.tenant_id,
@@ -217,7 +221,7 @@ impl Engine {
         let mut place = Place { engine: &self, webhook: delivery.target.webhook.id, pace: Pace::Fast };
         let now = self.clock.now();
         if let Origin::Row { leased_until, .. } = delivery.origin
-            && leased_until < now + self.sender.deadline()
+            && leased_until < now + self.sender.deadline_for(&delivery.target.webhook)
         {
             // It has waited here for so long that another dispatcher may take it before the attempt ends.
             debug!("a lease is too old to start an attempt under");
@@ -256,7 +260,7 @@ impl Engine {
                 place.became_stuck();
                 if let Some(batch) = batch.take() {
                     self.metrics.parked(ParkedFor::Stuck);
-                    let leased_until = now + self.lease;
+                    let leased_until = now + self.lease_for(&delivery.target.webhook);
                     let (attempts, holder) = (delivery.attempts, Some(self.dispatcher_id));
                     let parked = parked(delivery, Some(batch), attempts, Some(leased_until), holder);
                     self.note(Note::of_state(State::Parked(parked), Some(batch))).await;
@@ -295,7 +299,9 @@ impl Engine {
         let attempt = delivery.attempts + 1;
         let outcome = attempted.outcome;
         let ended_at = started_at + attempted.duration;
-        let next = self.schedule.next(attempt, outcome, ended_at, attempted.retry_after, rand::random());
+        let own_schedule = delivery.target.webhook.delivery.retry_schedule.as_ref();
+        let schedule = own_schedule.unwrap_or(&self.schedule);
+        let next = schedule.next(attempt, outcome, ended_at, attempted.retry_after, rand::random());
         self.count(delivery, attempted, next, started_at);
         let key = delivery.key();
         let tenant_id = delivery.target.webhook.tenant_id;

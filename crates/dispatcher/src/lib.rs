@@ -79,7 +79,12 @@ impl Dispatcher {
         let engine = Engine::new(EngineConfig {
             dispatcher_id: Uuid::now_v7(),
             clock: Arc::clone(&config.clock),
-            sender: Sender::new(config.url_policy, config.delivery_timeout, config.dns_servers)?,
+            sender: Sender::new(
+                config.url_policy,
+                config.delivery_timeout,
+                config.dns_servers,
+                config.event_links,
+            )?,
             schedule: config.retry_schedule,
             lease,
             webhook_concurrency: config.webhook_concurrency,

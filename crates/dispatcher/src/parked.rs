@@ -1,7 +1,7 @@
 //! Takes on deliveries that have a row: those that are due, those that wait for their webhook's gate, and those of
 //! dispatchers that went silent.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -206,6 +206,7 @@ impl ParkedDeliveries {
         let tenants: HashSet<_> = claimed.iter().map(|delivery| delivery.tenant_id).collect();
         self.routing.refresh_now(tenants).await?;
         let count = claimed.len();
+        let until = self.extend_leases(&claimed, lease).await?;
         let mut deliveries = Vec::with_capacity(count);
         for claimed in claimed {
             let Some(target) = self.routing.active(claimed.tenant_id, claimed.webhook_id) else {
@@ -215,6 +216,7 @@ impl ParkedDeliveries {
             // There is one for each: no more was claimed than there were permits, and nobody else takes any.
             let Ok(permit) = Arc::clone(permits).acquire_owned().await else { break };
             let event = claimed.event;
+            let leased_until = until.get(&claimed.webhook_id).copied().unwrap_or(lease.until);
             deliveries.push(Delivery {
                 target,
                 accepted: Arc::new(Accepted {
@@ -225,11 +227,34 @@ impl ParkedDeliveries {
                     place: event.place,
                 }),
                 attempts: claimed.attempts,
-                origin: Origin::Row { leased_until: lease.until, held, _permit: permit },
+                origin: Origin::Row { leased_until, held, _permit: permit },
             });
         }
         self.engine.submit(deliveries).await;
         Ok(count)
+    }
+
+    /// Holds deliveries of webhooks that wait longer for an answer than others for longer, and says which and until when.
+    async fn extend_leases(
+        &self,
+        claimed: &[ClaimedDelivery],
+        lease: Lease,
+    ) -> Result<HashMap<WebhookId, DateTime<Utc>>, StoreError> {
+        let mut extended: HashMap<WebhookId, DateTime<Utc>> = HashMap::new();
+        let mut keys = Vec::new();
+        for claimed in claimed {
+            let target = self.routing.active(claimed.tenant_id, claimed.webhook_id);
+            let needed = target.map(|target| self.engine.lease_for(&target.webhook)).unwrap_or_default();
+            if needed > self.lease {
+                let until = lease.until + (needed - self.lease);
+                extended.insert(claimed.webhook_id, until);
+                keys.push((claimed.key(), until));
+            }
+        }
+        if !keys.is_empty() {
+            self.store.extend_leases(&keys, lease.holder).await?;
+        }
+        Ok(extended)
     }
 
     async fn take_over_batches(&self) -> Result<(), StoreError> {

@@ -6,12 +6,16 @@
 mod address;
 mod backoff;
 mod clock;
+mod custom_headers;
+mod delivery_settings;
 mod event;
+mod event_link;
 mod event_type;
 mod gate;
 mod health;
 mod ids;
 mod invalid;
+mod labels;
 mod outcome;
 mod payload;
 mod plan;
@@ -24,16 +28,25 @@ mod webhook;
 pub use address::{AddressPolicy, Refused};
 pub use backoff::Backoff;
 pub use clock::{Clock, SystemClock};
+pub use custom_headers::{
+    CustomHeaders, HeadersChange, MAX_CUSTOM_HEADER_BYTES, MAX_CUSTOM_HEADERS, REDACTED,
+};
+pub use delivery_settings::{AttemptTimeout, DeliveryChange, DeliverySettings, PayloadVersion};
 pub use event::{Event, parse_occurred_at};
+pub use event_link::EventLinks;
 pub use event_type::{EventPattern, EventType};
 pub use gate::{GateChange, GateSettings, check_concurrency, check_rate};
 pub use health::{Gate, Health};
 pub use ids::{EventId, OrderingKey, SessionId, TenantId, WebhookId};
 pub use invalid::Invalid;
+pub use labels::{
+    Description, MAX_DESCRIPTION_CHARS, MAX_METADATA_KEY_CHARS, MAX_METADATA_KEYS, MAX_METADATA_VALUE_BYTES,
+    Metadata, MetadataChange,
+};
 pub use outcome::{Cause, Outcome};
-pub use payload::{MAX_DATA_BYTES, MAX_DATA_DEPTH, check_data, render_body};
+pub use payload::{MAX_DATA_BYTES, MAX_DATA_DEPTH, check_data, render_body, render_thin_body};
 pub use plan::{Limits, NotInForce, PlanName, Subscription, TenantStatus};
-pub use retry::{MAX_RETRY_AFTER, Next, RetrySchedule, parse_delay, parse_retry_after};
+pub use retry::{MAX_RETRY_AFTER, Next, PlannedAttempt, RetrySchedule, parse_delay, parse_retry_after};
 pub use scope::{Scope, Scopes};
 pub use session::SessionState;
 pub use throttle::{Rate, Throttle, Throttled};

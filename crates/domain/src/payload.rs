@@ -2,7 +2,7 @@ use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::value::RawValue;
 
-use crate::{EventId, EventType, Invalid};
+use crate::{Event, EventId, EventLinks, EventType, Invalid};
 
 /// Largest `data` of an event, in bytes of JSON as published.
 pub const MAX_DATA_BYTES: usize = 256 * 1024;
@@ -37,6 +37,15 @@ pub fn render_body(
     let timestamp = occurred_at.to_rfc3339_opts(SecondsFormat::Millis, true);
     let data = data.get();
     Bytes::from(format!(r#"{{"id":{id},"type":"{event_type}","timestamp":"{timestamp}","data":{data}}}"#))
+}
+
+/// The body that webhooks in thin mode get: like [`render_body`], with a link to the event in place of its data.
+pub fn render_thin_body(event: &Event, links: &EventLinks) -> Bytes {
+    let id = serde_json::Value::from(event.id.as_str());
+    let url = serde_json::Value::from(links.to(&event.id));
+    let timestamp = event.occurred_at.to_rfc3339_opts(SecondsFormat::Millis, true);
+    let event_type = &event.event_type;
+    Bytes::from(format!(r#"{{"id":{id},"type":"{event_type}","timestamp":"{timestamp}","url":{url}}}"#))
 }
 
 /// Nesting of valid JSON: the largest number of arrays and objects open at once.
@@ -86,6 +95,24 @@ mod tests {
         assert_eq!(
             body,
             r#"{"id":"a\"b","type":"message.sent","timestamp":"2026-05-30T10:00:00.123Z","data":{ "b": 1.0e+2, "a":[0.10 , 1e400], "b":"\u00e9\/" }}"#
+        );
+    }
+
+    #[test]
+    fn a_thin_body_has_a_link_in_place_of_the_data() {
+        let event = Event {
+            tenant_id: crate::TenantId(uuid::Uuid::nil()),
+            id: "a\"b".parse().unwrap(),
+            event_type: "message.sent".parse().unwrap(),
+            occurred_at: "2026-05-30T12:00:00.123456+02:00".parse().unwrap(),
+            session_id: None,
+            ordering_key: None,
+            body: Bytes::from_static(b"whatever"),
+        };
+        let body = render_thin_body(&event, &"https://api.example.com".parse().unwrap());
+        assert_eq!(
+            body,
+            r#"{"id":"a\"b","type":"message.sent","timestamp":"2026-05-30T10:00:00.123Z","url":"https://api.example.com/api/events/a%22b"}"#
         );
     }
 

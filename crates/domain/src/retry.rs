@@ -28,9 +28,22 @@ pub enum Next {
     GiveUp,
 }
 
+/// When an attempt would be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlannedAttempt {
+    /// As the schedule says.
+    pub at: DateTime<Utc>,
+    /// With the shortest delays that the jitter can make.
+    pub earliest: DateTime<Utc>,
+    /// With the longest.
+    pub latest: DateTime<Utc>,
+}
+
 impl RetrySchedule {
     /// Most delays a schedule may have.
     pub const MAX_DELAYS: usize = 30;
+    /// Most delays the schedule of one webhook may have.
+    pub const MAX_DELAYS_OF_WEBHOOK: usize = 20;
     /// Longest single delay.
     pub const MAX_DELAY: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -43,6 +56,49 @@ impl RetrySchedule {
             return Err(Invalid::new("each delay of a retry schedule is from 1 second to 7 days"));
         }
         Ok(Self(delays))
+    }
+
+    /// Reads a webhook's own schedule, in seconds.
+    ///
+    /// Its retries must end within `retention`, because after that the event is gone.
+    pub fn of_webhook(seconds: &[i64], retention: Duration) -> Result<Self, Invalid> {
+        if seconds.len() > Self::MAX_DELAYS_OF_WEBHOOK {
+            let most = Self::MAX_DELAYS_OF_WEBHOOK;
+            return Err(Invalid::new(format!("retrySchedule must be at most {most} delays, or null")));
+        }
+        let delay = |seconds: &i64| u64::try_from(*seconds).map(Duration::from_secs).unwrap_or_default();
+        let schedule = Self::new(seconds.iter().map(delay).collect()).map_err(|_| {
+            Invalid::new("each delay of retrySchedule must be from 1 second to 7 days, in seconds")
+        })?;
+        if schedule.longest_course() > retention {
+            let days = retention.as_secs() / 86_400;
+            return Err(Invalid::new(format!(
+                "the delays of retrySchedule must add up to less than the {days} days that events are kept, with 10 % \
+                 to spare"
+            )));
+        }
+        Ok(schedule)
+    }
+
+    /// The time from the first attempt to the last, where each delay is moved as far as it can be.
+    pub fn longest_course(&self) -> Duration {
+        self.0.iter().sum::<Duration>().mul_f64(1.0 + JITTER)
+    }
+
+    /// When each attempt would be made, of an event whose first attempt is at `first`, if every one failed at once and the
+    /// receiver asked for nothing.
+    pub fn plan(&self, first: DateTime<Utc>) -> Vec<PlannedAttempt> {
+        let mut attempts = vec![PlannedAttempt { at: first, earliest: first, latest: first }];
+        let mut passed = Duration::ZERO;
+        for delay in &self.0 {
+            passed += *delay;
+            attempts.push(PlannedAttempt {
+                at: first + passed,
+                earliest: first + passed.mul_f64(1.0 - JITTER),
+                latest: first + passed.mul_f64(1.0 + JITTER),
+            });
+        }
+        attempts
     }
 
     /// The delays, first to last.
@@ -202,7 +258,39 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_webhooks_own_schedule_has_its_limits_and_must_end_while_the_event_is_kept() {
+        let month = Duration::from_secs(30 * 86_400);
+        let of = |seconds: &[i64]| RetrySchedule::of_webhook(seconds, month);
+        assert_eq!(of(&[]).unwrap().delays(), []);
+        assert_eq!(of(&[1, 604_800]).unwrap().to_string(), "1s,7d");
+        assert_eq!(of(&[604_800; 3]).unwrap().longest_course(), Duration::from_secs(1_995_840));
+        for bad in [&[0][..], &[-1], &[604_801], &[i64::MAX], &[i64::MIN], &[1; 21], &[604_800; 4]] {
+            assert!(of(bad).is_err(), "{bad:?}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn every_retry_falls_where_the_plan_says(
+            delays in proptest::collection::vec(1_u64..=604_800, 0..20), random in 0.0..1.0_f64,
+        ) {
+            let schedule = RetrySchedule::new(delays.into_iter().map(Duration::from_secs).collect()).unwrap();
+            let plan = schedule.plan(now());
+            prop_assert_eq!(plan.len(), schedule.delays().len() + 1);
+            let mut at = now();
+            // Times are in whole microseconds or less, and each step rounds anew.
+            let slack = chrono::TimeDelta::microseconds(30);
+            for (attempt, planned) in (1_u32..).zip(&plan) {
+                prop_assert!(planned.earliest <= planned.at && planned.at <= planned.latest);
+                prop_assert!(planned.earliest - slack <= at && at <= planned.latest + slack);
+                match schedule.next(attempt, FAILED, at, None, random) {
+                    Next::RetryAt(next) => at = next,
+                    next @ (Next::Done | Next::GiveUp) => prop_assert_eq!((next, attempt as usize), (Next::GiveUp, plan.len())),
+                }
+            }
+        }
+
         #[test]
         fn a_retry_stays_within_the_jitter_unless_the_receiver_asks_for_longer(
             attempt in 1_u32..=9, random in 0.0..1.0_f64, asked in proptest::option::of(0_u64..200_000),

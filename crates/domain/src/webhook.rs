@@ -5,7 +5,10 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use url::{Host, Url};
 
-use crate::{AddressPolicy, Event, EventPattern, GateSettings, Invalid, SessionId, TenantId, WebhookId};
+use crate::{
+    AddressPolicy, DeliverySettings, Description, Event, EventPattern, GateSettings, Invalid, Metadata,
+    SessionId, TenantId, WebhookId,
+};
 
 /// Most event patterns one webhook may name.
 pub const MAX_EVENTS_PER_WEBHOOK: usize = 100;
@@ -209,6 +212,12 @@ pub struct Webhook {
     pub disabled: Option<(DisabledReason, DateTime<Utc>)>,
     /// How it is delivered to.
     pub gate: GateSettings,
+    /// What its requests are like.
+    pub delivery: DeliverySettings,
+    /// What it is for, as people say.
+    pub description: Option<Description>,
+    /// What its owner's programs keep with it.
+    pub metadata: Metadata,
     /// Since when deliveries are held back, if they are.
     pub paused_at: Option<DateTime<Utc>>,
     /// When it was created.
@@ -218,6 +227,33 @@ pub struct Webhook {
 }
 
 impl Webhook {
+    /// A new webhook that is on, and all else of which is as it is when nothing is said.
+    pub fn new(
+        tenant_id: TenantId,
+        url: WebhookUrl,
+        events: Vec<EventPattern>,
+        secret: SecretBytes,
+        now: DateTime<Utc>,
+    ) -> Self {
+        Self {
+            id: WebhookId::generate(),
+            tenant_id,
+            url,
+            events,
+            session_ids: None,
+            secret: Ok(secret),
+            is_active: true,
+            disabled: None,
+            gate: GateSettings::default(),
+            delivery: DeliverySettings::default(),
+            description: None,
+            metadata: Metadata::default(),
+            paused_at: None,
+            created_at: now,
+            updated_at: now,
+        }
+    }
+
     /// Whether each delivery goes through the database, where every dispatcher sees the same: only there can a limit hold
     /// for all of them together.
     pub fn is_metered(&self) -> bool {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use domain::{Cause, Event, Outcome, UrlPolicy, parse_retry_after};
+use domain::{AttemptTimeout, Cause, Event, EventLinks, Outcome, UrlPolicy, Webhook, parse_retry_after};
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
 use reqwest::{Client, Request, redirect};
 use tokio::time::{Instant, timeout};
@@ -35,6 +35,7 @@ pub struct Sender {
     usual_headers: HeaderMap,
     policy: UrlPolicy,
     deadline: Duration,
+    links: EventLinks,
     complaining: Occasionally,
 }
 
@@ -69,8 +70,13 @@ enum Failure {
 }
 
 impl Sender {
-    /// Names are looked up with `dns_servers`, or the system's if there are none.
-    pub fn new(policy: UrlPolicy, deadline: Duration, dns_servers: Vec<SocketAddr>) -> reqwest::Result<Self> {
+    /// Names are looked up with `dns_servers`, or the system's if there are none. `links` are for thin bodies.
+    pub fn new(
+        policy: UrlPolicy,
+        deadline: Duration,
+        dns_servers: Vec<SocketAddr>,
+        links: EventLinks,
+    ) -> reqwest::Result<Self> {
         let resolver = GuardedResolver::new(policy.addresses.clone(), dns_servers, deadline);
         let usual_headers = usual_headers();
         let client = Client::builder()
@@ -84,12 +90,18 @@ impl Sender {
             .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
             .tcp_nodelay(true)
             .build()?;
-        Ok(Self { client, usual_headers, policy, deadline, complaining: Occasionally::new(COMPLAIN_EVERY) })
+        let complaining = Occasionally::new(COMPLAIN_EVERY);
+        Ok(Self { client, usual_headers, policy, deadline, links, complaining })
     }
 
-    /// The longest an attempt takes.
+    /// The longest an attempt takes to a webhook that sets no timeout of its own.
     pub fn deadline(&self) -> Duration {
         self.deadline
+    }
+
+    /// The longest an attempt takes to this webhook.
+    pub fn deadline_for(&self, webhook: &Webhook) -> Duration {
+        webhook.delivery.timeout.map_or(self.deadline, AttemptTimeout::duration)
     }
 
     /// Sends an event to a webhook. One deadline covers looking up, connecting, TLS, sending and the whole answer.
@@ -103,10 +115,11 @@ impl Sender {
         let began = Instant::now();
         // Set when the head of an answer has come, whatever becomes of its body.
         let mut heard = None;
-        let ended = timeout(self.deadline, self.make_request(target, event, now, &mut heard)).await;
+        let deadline = self.deadline_for(&target.webhook);
+        let ended = timeout(deadline, self.make_request(target, event, now, &mut heard)).await;
         let (outcome, explanation) = match ended {
             Err(_) => {
-                let explanation = format!("no complete answer within {} ms", self.deadline.as_millis());
+                let explanation = format!("no complete answer within {} ms", deadline.as_millis());
                 (Outcome::Retryable(Cause::Timeout), Some(explanation))
             }
             Ok(Err(Failure::Theirs(cause, explanation))) => (Outcome::Retryable(cause), Some(explanation)),
@@ -123,6 +136,7 @@ impl Sender {
             let as_sent = |request: &Request| headers_as_sent(request, &self.usual_headers);
             Box::new(Exchange {
                 request_headers: request.as_ref().map(as_sent).unwrap_or_default(),
+                request_body: request::body(target, &self.links, event),
                 response: heard.map(Heard::capture),
                 explanation,
             })
@@ -157,8 +171,8 @@ impl Sender {
 
     /// The request that delivers an event: always the same for the same time.
     fn request(&self, target: &Target, event: &Event, now: DateTime<Utc>) -> Result<Request, Failure> {
-        let secret = target.secret.as_ref().map_err(|reason| self.unsigned(target, reason))?;
-        let request = request::build(&self.client, &target.webhook, secret, event, now);
+        let opened = target.opened.as_ref().map_err(|reason| self.unsigned(target, reason))?;
+        let request = request::build(&self.client, target, opened, &self.links, event, now);
         request.build().map_err(|error| failure_of(&error))
     }
 

@@ -1,6 +1,7 @@
 //! What was said on both sides of an attempt, within limits, for those who want to see it afterwards.
 
 use bytes::Bytes;
+use domain::REDACTED;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
 use reqwest::{Request, Url};
 
@@ -25,6 +26,8 @@ pub enum Capture {
 pub struct Exchange {
     /// The headers of the request, as they went over the wire; as they would have, where no connection came about.
     pub request_headers: Headers,
+    /// The body of the request.
+    pub request_body: Bytes,
     /// The answer, if at least its head came.
     pub response: Option<CapturedResponse>,
     /// Why there is no complete answer, for people.
@@ -120,7 +123,7 @@ fn first_headers(all: &HeaderMap) -> (Headers, bool) {
 /// what HTTP/1.1 wants.
 pub(crate) fn headers_as_sent(request: &Request, usual: &HeaderMap) -> Headers {
     let own = request.headers();
-    let mut headers: Headers = own.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+    let mut headers: Headers = own.iter().map(|(name, value)| (name.to_string(), shown(value))).collect();
     let mut add = |name: &str, value: String| {
         if !own.contains_key(name) {
             headers.push((name.to_owned(), value));
@@ -138,6 +141,11 @@ pub(crate) fn headers_as_sent(request: &Request, usual: &HeaderMap) -> Headers {
 fn host(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// What the webhook's owner added can be a credential, which nobody is to find in the history.
+fn shown(value: &HeaderValue) -> String {
+    if value.is_sensitive() { REDACTED.to_owned() } else { text(value) }
 }
 
 fn text(value: &HeaderValue) -> String {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use domain::{AddressPolicy, Invalid, UrlPolicy};
+use domain::{AddressPolicy, EventLinks, Invalid, RetrySchedule, UrlPolicy};
 
 use crate::settings::{ConfigError, Setting, Settings};
 
@@ -144,6 +144,15 @@ pub const RECEIVER_ALLOWED_NETWORKS: Setting = Setting::optional::<Networks>(
     "",
     "networks that are not public but may be delivered to, like `10.1.0.0/16,fd00::/8`",
 );
+/// The delays between attempts.
+pub const RETRY_SCHEDULE: Setting = Setting::optional::<RetrySchedule>(
+    "retry_schedule",
+    "5s,5m,30m,2h,5h,10h,14h,20h,24h",
+    "the delays between attempts (s, m, h, d), each moved by up to 10 % either way, unless a webhook has its own; the gateway shows them",
+);
+/// How long things are kept.
+pub const RETENTION_DAYS: Setting =
+    Setting::optional::<Count<1, 3650>>("retention_days", "30", "days that events and history are kept");
 /// How long a shutdown may take.
 pub const DRAIN_TIMEOUT_MS: Setting = Setting::optional::<Milliseconds>(
     "drain_timeout_ms",
@@ -167,6 +176,12 @@ pub const fn encryption_keys<T: FromStr<Err: fmt::Display>>() -> Setting {
     Setting::required::<T>("encryption_keys", help).secret()
 }
 
+/// Where the API is for those outside.
+pub const PUBLIC_URL: Setting = Setting::optional::<EventLinks>(
+    "public_url",
+    "",
+    "where receivers reach the REST API, like `https://api.example.com`: thin bodies link to their event there; none: the links are relative",
+);
 /// How long an attempt may take.
 pub const DELIVERY_TIMEOUT_MS: Setting = Setting::optional::<Milliseconds>(
     "delivery_timeout_ms",
@@ -178,6 +193,11 @@ pub const DELIVERY_TIMEOUT_MS: Setting = Setting::optional::<Milliseconds>(
 pub const fn dns_servers<T: FromStr<Err: fmt::Display>>() -> Setting {
     let help = "name servers that receivers are looked up with, like `10.0.0.53:53,[fd00::53]:53`; none: the system's";
     Setting::optional::<T>("dns_servers", "", help)
+}
+
+/// Reads how long events are kept.
+pub fn retention(settings: &Settings) -> Result<Duration, ConfigError> {
+    Ok(Duration::from_secs(u64::from(settings.get::<Count<1, 3650>>(&RETENTION_DAYS)?.0) * 86_400))
 }
 
 /// Reads which receivers are allowed.

@@ -32,6 +32,17 @@ pub struct ClaimedDelivery {
     pub attempts: u32,
 }
 
+impl ClaimedDelivery {
+    /// Its name.
+    pub fn key(&self) -> DeliveryKey {
+        DeliveryKey {
+            webhook_id: self.webhook_id,
+            event_id: self.event.event.id.clone(),
+            event_day: self.event.day,
+        }
+    }
+}
+
 /// What a claim of due deliveries came to.
 #[derive(Debug, Clone, Default)]
 pub struct ClaimedDue {
@@ -158,6 +169,11 @@ ON CONFLICT DO NOTHING";
 const CLOSE_BATCH: &str = "-- close_batch
 DELETE FROM open_batches WHERE id = $1 AND leased_by = $2";
 
+const EXTEND_LEASES: &str = "-- extend_leases
+UPDATE deliveries d SET due_at = g.until
+FROM unnest($1::uuid[], $2::text[], $3::date[], $4::timestamptz[]) AS g (webhook_id, event_id, event_day, until)
+WHERE d.webhook_id = g.webhook_id AND d.event_id = g.event_id AND d.event_day = g.event_day AND d.leased_by = $5";
+
 const RELEASE_DELIVERIES: &str = "-- release_deliveries
 UPDATE deliveries SET due_at = $2, leased_by = NULL WHERE leased_by = $1 AND due_at IS NOT NULL";
 
@@ -258,6 +274,22 @@ impl Store {
             .await?;
         transaction.commit().await?;
         Ok(resumed)
+    }
+
+    /// Keeps deliveries that `holder` has just taken on leased until later.
+    pub async fn extend_leases(
+        &self,
+        deliveries: &[(DeliveryKey, DateTime<Utc>)],
+        holder: Uuid,
+    ) -> Result<(), StoreError> {
+        let webhooks: Vec<Uuid> = deliveries.iter().map(|(key, _)| key.webhook_id.0).collect();
+        let events: Vec<&str> = deliveries.iter().map(|(key, _)| key.event_id.as_str()).collect();
+        let days: Vec<NaiveDate> = deliveries.iter().map(|(key, _)| key.event_day).collect();
+        let until: Vec<DateTime<Utc>> = deliveries.iter().map(|(_, until)| *until).collect();
+        let client = self.connection().await?;
+        let statement = client.prepare_cached(EXTEND_LEASES).await?;
+        client.execute(&statement, &[&webhooks, &events, &days, &until, &holder]).await?;
+        Ok(())
     }
 
     /// Lets go of every delivery of a dispatcher that is leaving.

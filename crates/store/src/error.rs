@@ -1,5 +1,5 @@
 use deadpool_postgres::{BuildError, PoolError};
-use domain::Invalid;
+use domain::{Invalid, SecretUnreadable};
 use tokio_postgres::error::{DbError, SqlState};
 
 use crate::sealing::NoKey;
@@ -24,6 +24,9 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: Invalid,
     },
+    /// Something secret cannot be read, so it cannot be shown or changed.
+    #[error(transparent)]
+    Sealed(SecretUnreadable),
     /// A secret cannot be stored: there is no key to encrypt it with.
     #[error("there is no key to encrypt a secret with; POSTRIDER_ENCRYPTION_KEYS must name one")]
     NoKey,

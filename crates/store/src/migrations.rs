@@ -17,7 +17,7 @@ pub struct Migration {
 }
 
 /// Every migration, oldest first. The files are part of the binary.
-const MIGRATIONS: [Migration; 7] = [
+const MIGRATIONS: [Migration; 8] = [
     Migration {
         version: 1,
         name: "0001_foundation",
@@ -48,6 +48,11 @@ const MIGRATIONS: [Migration; 7] = [
         version: 7,
         name: "0007_sessions",
         sql: include_str!("../../../migrations/0007_sessions.sql"),
+    },
+    Migration {
+        version: 8,
+        name: "0008_webhook_settings",
+        sql: include_str!("../../../migrations/0008_webhook_settings.sql"),
     },
 ];
 

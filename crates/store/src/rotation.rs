@@ -1,8 +1,8 @@
-use domain::{SecretUnreadable, TenantId, WebhookId};
+use domain::{SecretBytes, SecretUnreadable, TenantId, WebhookId};
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use crate::sealing::Place;
-use crate::webhooks::open_secret;
+use crate::sealing::{Content, Place, Stored};
 use crate::{Store, StoreError};
 
 /// Secrets in one transaction: few enough that nobody waits long for the rows.
@@ -11,7 +11,7 @@ const SECRETS_PER_STEP: i64 = 200;
 /// What one step of a rotation did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RotationStep {
-    /// Secrets that are now encrypted with the first key.
+    /// Secrets that are now encrypted with the first key: what signs, and custom headers.
     pub sealed: usize,
     /// Secrets that none of the keys opens. They are left as they are.
     pub unreadable: Vec<(WebhookId, SecretUnreadable)>,
@@ -20,12 +20,15 @@ pub struct RotationStep {
 }
 
 const LOCK_STALE_SECRETS: &str = "-- lock_stale_secrets
-SELECT id, tenant_id, secret, secret_key_id FROM webhooks
-WHERE id > $1 AND secret_key_id IS DISTINCT FROM $2 ORDER BY id LIMIT $3 FOR UPDATE";
+SELECT id, tenant_id, secret, secret_key_id, headers, headers_key_id FROM webhooks
+WHERE id > $1 AND (secret_key_id IS DISTINCT FROM $2 OR headers_key_id <> $2) ORDER BY id LIMIT $3 FOR UPDATE";
 
 const WRITE_SECRETS: &str = "-- write_secrets
-UPDATE webhooks w SET secret = g.secret, secret_key_id = $1
-FROM unnest($2::uuid[], $3::bytea[]) AS g (id, secret) WHERE w.id = g.id";
+UPDATE webhooks w
+SET secret = g.secret, secret_key_id = g.secret_key_id, headers = g.headers, headers_key_id = g.headers_key_id
+FROM unnest($1::uuid[], $2::bytea[], $3::text[], $4::bytea[], $5::text[])
+    AS g (id, secret, secret_key_id, headers, headers_key_id)
+WHERE w.id = g.id";
 
 // A dispatcher that could not open a secret takes another look. In order, so that two rotations cannot deadlock.
 const BUMP_VERSIONS: &str = "-- bump_webhooks_versions
@@ -47,27 +50,72 @@ impl Store {
             )
             .await?;
         let mut step = RotationStep { sealed: 0, unreadable: Vec::new(), next: None };
-        let (mut ids, mut tenants, mut secrets): (Vec<Uuid>, Vec<Uuid>, Vec<Vec<u8>>) = Default::default();
+        let (mut ids, mut tenants): (Vec<Uuid>, Vec<Uuid>) = Default::default();
+        let (mut secrets, mut headers) = (Columns::default(), Columns::default());
         for row in &rows {
             let place = Place { tenant: TenantId(row.get("tenant_id")), webhook: WebhookId(row.get("id")) };
-            match open_secret(row, &self.keys, place) {
-                Ok(secret) => {
-                    ids.push(place.webhook.0);
-                    tenants.push(place.tenant.0);
-                    secrets.push(self.keys.seal(&secret, place)?.bytes);
-                }
-                Err(reason) => step.unreadable.push((place.webhook, reason)),
+            let sealed_before = step.sealed;
+            let read = |bytes, key_id| Stored { bytes: row.get(bytes), key_id: row.get(key_id) };
+            let secret = self.renew(read("secret", "secret_key_id"), place, Content::Secret, &mut step)?;
+            let header = self.renew(read("headers", "headers_key_id"), place, Content::Headers, &mut step)?;
+            if step.sealed > sealed_before {
+                ids.push(place.webhook.0);
+                tenants.push(place.tenant.0);
+                secrets.push(secret);
+                headers.push(header);
             }
         }
         if !ids.is_empty() {
             let statement = transaction.prepare_cached(WRITE_SECRETS).await?;
-            transaction.execute(&statement, &[&first_id, &ids, &secrets]).await?;
+            let parameters: [&(dyn ToSql + Sync); 5] =
+                [&ids, &secrets.bytes, &secrets.key_ids, &headers.bytes, &headers.key_ids];
+            transaction.execute(&statement, &parameters).await?;
             transaction.execute(&transaction.prepare_cached(BUMP_VERSIONS).await?, &[&tenants]).await?;
         }
         transaction.commit().await?;
-        step.sealed = ids.len();
         let is_full = i64::try_from(rows.len()).is_ok_and(|count| count == SECRETS_PER_STEP);
         step.next = rows.last().filter(|_| is_full).map(|row| WebhookId(row.get("id")));
         Ok(step)
+    }
+    /// Encrypts something with the first key, unless there is nothing, or it is so already, or none of the keys opens it.
+    fn renew(
+        &self,
+        stored: Stored,
+        place: Place,
+        content: Content,
+        step: &mut RotationStep,
+    ) -> Result<Stored, StoreError> {
+        let Some(bytes) = &stored.bytes else { return Ok(stored) };
+        if stored.key_id.as_deref() == self.keys.first_id() {
+            return Ok(stored);
+        }
+        let opened = match &stored.key_id {
+            Some(key_id) => self.keys.open(key_id, bytes, place.of(content)),
+            None => Ok(SecretBytes::new(bytes.as_slice())),
+        };
+        match opened {
+            Ok(secret) => {
+                step.sealed += 1;
+                Ok(self.keys.seal(&secret, place.of(content))?)
+            }
+            Err(reason) => {
+                step.unreadable.push((place.webhook, reason));
+                Ok(stored)
+            }
+        }
+    }
+}
+
+/// Two columns of several rows.
+#[derive(Default)]
+struct Columns {
+    bytes: Vec<Option<Vec<u8>>>,
+    key_ids: Vec<Option<String>>,
+}
+
+impl Columns {
+    fn push(&mut self, stored: Stored) {
+        self.bytes.push(stored.bytes);
+        self.key_ids.push(stored.key_id);
     }
 }

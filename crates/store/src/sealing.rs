@@ -31,18 +31,32 @@ struct Key {
     key: LessSafeKey,
 }
 
-/// What a secret belongs to. One that is copied to another row does not open there.
+/// Whose a secret is. One that is copied to another row does not open there.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
     pub(crate) tenant: TenantId,
     pub(crate) webhook: WebhookId,
 }
 
-/// A secret as it is stored.
-pub(crate) struct Sealed {
-    pub(crate) key_id: String,
-    pub(crate) bytes: Vec<u8>,
+/// What is encrypted of a webhook. One does not open in place of another.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Content {
+    /// What signs its deliveries.
+    Secret,
+    /// What its owner adds to each request.
+    Headers,
 }
+
+/// Something secret as it is stored; without bytes there is none.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stored {
+    /// The key it is encrypted with; `None` is from before there were keys.
+    pub(crate) key_id: Option<String>,
+    pub(crate) bytes: Option<Vec<u8>>,
+}
+
+/// What a ciphertext is bound to.
+pub(crate) type Binding = Aad<Vec<u8>>;
 
 /// There is no key to encrypt with.
 #[derive(Debug)]
@@ -67,37 +81,38 @@ impl Keyring {
         self.keys.iter().any(|key| &*key.id == id)
     }
 
-    pub(crate) fn seal(&self, secret: &SecretBytes, place: Place) -> Result<Sealed, NoKey> {
+    pub(crate) fn seal(&self, secret: &SecretBytes, binding: Binding) -> Result<Stored, NoKey> {
         let key = self.keys.first().ok_or(NoKey)?;
         let nonce = random::<NONCE_LEN>();
         let mut sealed = secret.expose().to_vec();
         key.key
-            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), place.aad(), &mut sealed)
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), binding, &mut sealed)
             .expect("a secret is far below the 64 GiB that GCM can encrypt");
-        Ok(Sealed { key_id: key.id.to_string(), bytes: [&[VERSION], &nonce[..], &sealed].concat() })
+        let bytes = [&[VERSION], &nonce[..], &sealed].concat();
+        Ok(Stored { key_id: Some(key.id.to_string()), bytes: Some(bytes) })
     }
 
     pub(crate) fn open(
         &self,
         key_id: &str,
         sealed: &[u8],
-        place: Place,
+        binding: Binding,
     ) -> Result<SecretBytes, SecretUnreadable> {
         let key = self
             .keys
             .iter()
             .find(|key| &*key.id == key_id)
             .ok_or_else(|| SecretUnreadable::UnknownKey { key_id: key_id.into() })?;
-        open(&key.key, sealed, place).ok_or_else(|| SecretUnreadable::Damaged { key_id: key_id.into() })
+        open(&key.key, sealed, binding).ok_or_else(|| SecretUnreadable::Damaged { key_id: key_id.into() })
     }
 }
 
-fn open(key: &LessSafeKey, sealed: &[u8], place: Place) -> Option<SecretBytes> {
+fn open(key: &LessSafeKey, sealed: &[u8], binding: Binding) -> Option<SecretBytes> {
     let (&VERSION, rest) = sealed.split_first()? else { return None };
     let (nonce, ciphertext) = rest.split_first_chunk::<NONCE_LEN>()?;
     let mut opened = ciphertext.to_vec();
     let nonce = Nonce::assume_unique_for_key(*nonce);
-    Some(SecretBytes::new(&*key.open_in_place(nonce, place.aad(), &mut opened).ok()?))
+    Some(SecretBytes::new(&*key.open_in_place(nonce, binding, &mut opened).ok()?))
 }
 
 fn random<const BYTES: usize>() -> [u8; BYTES] {
@@ -107,10 +122,14 @@ fn random<const BYTES: usize>() -> [u8; BYTES] {
 }
 
 impl Place {
-    /// Every part has a length of its own, so no two places have the same.
-    fn aad(self) -> Aad<Vec<u8>> {
+    /// The parts before the last have lengths of their own, so no two bindings are the same.
+    pub(crate) fn of(self, content: Content) -> Binding {
         let Self { tenant, webhook } = self;
-        Aad::from([b"webhooks", &tenant.0.as_bytes()[..], webhook.0.as_bytes(), b"secret"].concat())
+        let content: &[u8] = match content {
+            Content::Secret => b"secret",
+            Content::Headers => b"headers",
+        };
+        Aad::from([b"webhooks", &tenant.0.as_bytes()[..], webhook.0.as_bytes(), content].concat())
     }
 }
 
@@ -169,8 +188,14 @@ mod tests {
         ids.iter().map(key).collect::<Vec<_>>().join(",").parse().unwrap()
     }
 
-    fn place(tenant: u128, webhook: u128) -> Place {
-        Place { tenant: TenantId(Uuid::from_u128(tenant)), webhook: WebhookId(Uuid::from_u128(webhook)) }
+    fn place(tenant: u128, webhook: u128) -> Binding {
+        content(tenant, webhook, Content::Secret)
+    }
+
+    fn content(tenant: u128, webhook: u128, content: Content) -> Binding {
+        let place =
+            Place { tenant: TenantId(Uuid::from_u128(tenant)), webhook: WebhookId(Uuid::from_u128(webhook)) };
+        place.of(content)
     }
 
     #[test]
@@ -178,10 +203,13 @@ mod tests {
         let secret = SecretBytes::new(*b"your-signing-secret");
         let before = keyring(&["old"]).seal(&secret, place(1, 2)).unwrap();
         let rotated = keyring(&["newer", "old"]);
-        assert_eq!(rotated.open(&before.key_id, &before.bytes, place(1, 2)), Ok(secret.clone()));
-        assert_eq!(rotated.seal(&secret, place(1, 2)).unwrap().key_id, "newer");
+        assert_eq!(rotated.open("old", before.bytes.as_ref().unwrap(), place(1, 2)), Ok(secret.clone()));
+        assert_eq!(rotated.seal(&secret, place(1, 2)).unwrap().key_id.as_deref(), Some("newer"));
         let unknown = SecretUnreadable::UnknownKey { key_id: "old".into() };
-        assert_eq!(keyring(&["newer"]).open("old", &before.bytes, place(1, 2)), Err(unknown));
+        assert_eq!(
+            keyring(&["newer"]).open("old", before.bytes.as_ref().unwrap(), place(1, 2)),
+            Err(unknown)
+        );
         assert!(Keyring::default().seal(&secret, place(1, 2)).is_err());
     }
 
@@ -190,10 +218,10 @@ mod tests {
         let secret = SecretBytes::new(*b"your-signing-secret");
         let keys = keyring(&["one", "three"]);
         let sealed = keys.seal(&secret, place(1, 2)).unwrap();
-        for elsewhere in [place(1, 3), place(2, 2), place(2, 1)] {
-            assert!(keys.open("one", &sealed.bytes, elsewhere).is_err());
+        for elsewhere in [place(1, 3), place(2, 2), place(2, 1), content(1, 2, Content::Headers)] {
+            assert!(keys.open("one", sealed.bytes.as_ref().unwrap(), elsewhere).is_err());
         }
-        assert!(keys.open("three", &sealed.bytes, place(1, 2)).is_err());
+        assert!(keys.open("three", sealed.bytes.as_ref().unwrap(), place(1, 2)).is_err());
     }
 
     #[test]
@@ -232,17 +260,17 @@ mod tests {
         fn a_secret_comes_back_and_does_not_show(secret in proptest::collection::vec(any::<u8>(), 8..256)) {
             let keys = keyring(&["one"]);
             let secret = SecretBytes::new(secret);
-            let sealed = keys.seal(&secret, place(1, 2)).unwrap();
-            prop_assert!(!sealed.bytes.windows(secret.expose().len()).any(|window| window == secret.expose()));
-            let again = keys.seal(&secret, place(1, 2)).unwrap();
-            prop_assert_ne!(&sealed.bytes, &again.bytes, "a nonce of its own each time");
-            prop_assert_eq!(keys.open("one", &sealed.bytes, place(1, 2)), Ok(secret));
+            let sealed = keys.seal(&secret, place(1, 2)).unwrap().bytes.unwrap();
+            prop_assert!(!sealed.windows(secret.expose().len()).any(|window| window == secret.expose()));
+            let again = keys.seal(&secret, place(1, 2)).unwrap().bytes.unwrap();
+            prop_assert_ne!(&sealed, &again, "a nonce of its own each time");
+            prop_assert_eq!(keys.open("one", &sealed, place(1, 2)), Ok(secret));
         }
 
         #[test]
         fn one_flipped_bit_or_missing_byte_is_noticed(bit: proptest::sample::Index, end: proptest::sample::Index) {
             let keys = keyring(&["one"]);
-            let sealed = keys.seal(&SecretBytes::new(*b"your-signing-secret"), place(1, 2)).unwrap().bytes;
+            let sealed = keys.seal(&SecretBytes::new(*b"your-signing-secret"), place(1, 2)).unwrap().bytes.unwrap();
             let damaged = Err(SecretUnreadable::Damaged { key_id: "one".into() });
             let mut flipped = sealed.clone();
             let bit = bit.index(sealed.len() * 8);

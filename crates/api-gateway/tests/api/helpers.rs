@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use api_gateway::{Config, Gateway};
 use chrono::{TimeDelta, Utc};
-use domain::TenantId;
+use domain::{EventLinks, RetrySchedule, TenantId};
 use prometheus_client::registry::Registry;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
@@ -181,6 +181,9 @@ fn config(database: &TestDatabase, broker: &TestBroker) -> Config {
         url_policy: local_url_policy(),
         delivery_timeout: Duration::from_secs(5),
         dns_servers: Vec::new(),
+        retry_schedule: RetrySchedule::default(),
+        retention: Duration::from_secs(30 * 86_400),
+        event_links: EventLinks::default(),
         drain_timeout: Duration::from_secs(5),
     }
 }

@@ -12,4 +12,5 @@ mod metrics;
 mod process;
 mod publishing;
 mod testing;
+mod webhook_settings;
 mod webhooks;

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use dispatcher::{Config, Dispatcher};
-use domain::{Clock as _, GateChange, GateSettings, SecretBytes, TenantId, UrlPolicy, WebhookId, WebhookUrl};
+use domain::{Clock as _, GateChange, SecretBytes, TenantId, UrlPolicy, WebhookId, WebhookUrl};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use prometheus_client::registry::Registry;
@@ -90,13 +90,12 @@ impl World {
         sessions: Option<&[&str]>,
     ) -> WebhookId {
         let anything = UrlPolicy { allow_http: true, ..local_url_policy() };
+        let url = WebhookUrl::parse(url, &anything).or_else(|_| WebhookUrl::parse_stored(url)).unwrap();
+        let events = events.iter().map(|event| event.parse().unwrap()).collect();
+        let secret = SecretBytes::new(SECRET.parse::<Secret>().unwrap().expose_bytes());
         let new = NewWebhook {
-            url: WebhookUrl::parse(url, &anything).or_else(|_| WebhookUrl::parse_stored(url)).unwrap(),
-            events: events.iter().map(|event| event.parse().unwrap()).collect(),
             session_ids: sessions.map(|ids| ids.iter().map(|id| id.parse().unwrap()).collect()),
-            secret: SecretBytes::new(SECRET.parse::<Secret>().unwrap().expose_bytes()),
-            is_active: true,
-            gate: GateSettings::default(),
+            ..NewWebhook::new(url, events, secret)
         };
         self.database.store.create_webhook(tenant, &new, self.clock.now()).await.unwrap().id
     }

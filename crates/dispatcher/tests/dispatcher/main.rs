@@ -12,5 +12,6 @@ mod ordering;
 mod queue_contract;
 mod retrying;
 mod secrets;
+mod settings;
 mod several;
 mod verification;

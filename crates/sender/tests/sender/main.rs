@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use chrono::Utc;
 use domain::{
-    Cause, Event, EventId, GateSettings, Outcome, SecretBytes, TenantId, UrlPolicy, Webhook, WebhookId,
-    WebhookUrl,
+    AttemptTimeout, Cause, CustomHeaders, Event, EventId, EventLinks, Outcome, SecretBytes, TenantId,
+    UrlPolicy, Webhook, WebhookUrl,
 };
 use postrider_sender::{
     Attempted, Capture, Exchange, MAX_KEPT_BODY_BYTES, MAX_KEPT_HEADER_BYTES, MAX_KEPT_HEADERS, Sender,
@@ -16,22 +16,14 @@ use postrider_sender::{
 use test_support::{NameServer, Receiver, local_url_policy};
 use uuid::Uuid;
 
+fn webhook(url: &str) -> Webhook {
+    let url = WebhookUrl::parse_stored(url).unwrap();
+    let secret = SecretBytes::new(*b"your-signing-secret");
+    Webhook::new(TenantId(Uuid::nil()), url, vec!["*".parse().unwrap()], secret, Utc::now())
+}
+
 fn target(url: &str) -> Target {
-    let now = Utc::now();
-    Target::new(Webhook {
-        id: WebhookId::generate(),
-        tenant_id: TenantId(Uuid::nil()),
-        url: WebhookUrl::parse_stored(url).unwrap(),
-        events: vec!["*".parse().unwrap()],
-        session_ids: None,
-        secret: Ok(SecretBytes::new(*b"your-signing-secret")),
-        is_active: true,
-        disabled: None,
-        gate: GateSettings::default(),
-        paused_at: None,
-        created_at: now,
-        updated_at: now,
-    })
+    Target::new(webhook(url))
 }
 
 fn event() -> Event {
@@ -46,9 +38,13 @@ fn event() -> Event {
     }
 }
 
+fn links() -> EventLinks {
+    "https://api.example.com".parse().unwrap()
+}
+
 fn sender(policy: UrlPolicy, names: &NameServer) -> Sender {
     service::install_crypto();
-    Sender::new(policy, Duration::from_secs(5), vec![names.address()]).unwrap()
+    Sender::new(policy, Duration::from_secs(5), vec![names.address()], links()).unwrap()
 }
 
 async fn attempt(url: &str, capture: Capture) -> Attempted {
@@ -70,7 +66,7 @@ async fn the_headers_that_are_captured_are_those_that_the_receiver_sees() {
     captured.sort();
     seen.sort();
     assert_eq!(captured, seen);
-    assert!(captured.iter().any(|(name, _)| name == "host") && captured.len() == 8, "{captured:?}");
+    assert!(captured.iter().any(|(name, _)| name == "host") && captured.len() == 9, "{captured:?}");
 }
 
 #[tokio::test]
@@ -139,4 +135,54 @@ async fn a_failure_without_an_answer_is_explained_and_names_no_address() {
         assert_eq!(exchange.explanation.as_deref(), Some(explanation), "{url}");
         assert!(exchange.response.is_none() && !exchange.request_headers.is_empty());
     }
+}
+
+#[tokio::test]
+async fn custom_headers_are_sent_and_what_is_kept_does_not_show_them() {
+    let mut receiver = Receiver::start().await;
+    let mut webhook = webhook(&receiver.url("/"));
+    let headers = [("Authorization", "Bearer receiver-token"), ("Accept", "text/plain"), ("X-Env", "prod")];
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    webhook.delivery.headers = Ok(CustomHeaders::new(headers).unwrap());
+    let names = NameServer::start().await;
+    let sender = sender(local_url_policy(), &names);
+    let attempted = sender.send(&Target::new(webhook), &event(), Utc::now(), Capture::All).await.unwrap();
+    let seen = receiver.next().await;
+    assert_eq!(seen.header("authorization"), "Bearer receiver-token");
+    assert_eq!((seen.header("accept"), seen.header("x-env")), ("text/plain", "prod"));
+    assert!(seen.is_signed_with("your-signing-secret"));
+    let kept = &exchange(&attempted).request_headers;
+    assert!(kept.contains(&("authorization".to_owned(), "********".to_owned())), "{kept:?}");
+    assert!(!format!("{kept:?}").contains("receiver-token"));
+}
+
+#[tokio::test]
+async fn a_thin_body_links_to_the_event_and_is_signed_like_any_other() {
+    let mut receiver = Receiver::start().await;
+    let mut webhook = webhook(&receiver.url("/"));
+    webhook.delivery.is_thin = true;
+    let names = NameServer::start().await;
+    let event = Event { id: "e1".parse().unwrap(), ..event() };
+    let sender = sender(local_url_policy(), &names);
+    sender.send(&Target::new(webhook), &event, Utc::now(), Capture::Failures).await.unwrap();
+    let seen = receiver.next().await;
+    let body = std::str::from_utf8(&seen.body).unwrap();
+    assert!(body.starts_with(r#"{"id":"e1","type":"message.sent","timestamp":""#), "{body}");
+    assert!(body.ends_with(r#"","url":"https://api.example.com/api/events/e1"}"#), "{body}");
+    assert!(seen.is_signed_with("your-signing-secret"));
+    assert_eq!(seen.header("webhook-payload-version"), "1");
+}
+
+#[tokio::test]
+async fn a_webhooks_own_timeout_takes_the_place_of_the_usual_one() {
+    let receiver = Receiver::start().await;
+    receiver.hang();
+    let mut webhook = webhook(&receiver.url("/"));
+    webhook.delivery.timeout = Some(AttemptTimeout::from_ms(1_000).unwrap());
+    let names = NameServer::start().await;
+    let sender = sender(local_url_policy(), &names);
+    let attempted = sender.send(&Target::new(webhook), &event(), Utc::now(), Capture::All).await.unwrap();
+    assert_eq!(attempted.outcome, Outcome::Retryable(Cause::Timeout));
+    assert!((1_000..3_000).contains(&attempted.duration.as_millis()), "{:?}", attempted.duration);
+    assert_eq!(exchange(&attempted).explanation.as_deref(), Some("no complete answer within 1000 ms"));
 }

@@ -38,14 +38,9 @@ async fn webhook(store: &Store, tenant: TenantId, gate: GateSettings) -> Webhook
 
 /// One hour old.
 async fn webhook_at(store: &Store, tenant: TenantId, url: &str, gate: GateSettings) -> Webhook {
-    let new = NewWebhook {
-        url: WebhookUrl::parse_stored(url).unwrap(),
-        events: vec!["message.*".parse().unwrap()],
-        session_ids: None,
-        secret: SecretBytes::new(*b"0123456789"),
-        is_active: true,
-        gate,
-    };
+    let url = WebhookUrl::parse_stored(url).unwrap();
+    let events = vec!["message.*".parse().unwrap()];
+    let new = NewWebhook { gate, ..NewWebhook::new(url, events, SecretBytes::new(*b"0123456789")) };
     store.create_webhook(tenant, &new, Utc::now() - TimeDelta::hours(1)).await.unwrap()
 }
 

@@ -1,7 +1,7 @@
 //! Webhook secrets at rest.
 
 use chrono::Utc;
-use domain::{GateSettings, SecretBytes, SecretUnreadable, TenantId, Webhook, WebhookId, WebhookUrl};
+use domain::{SecretBytes, SecretUnreadable, TenantId, Webhook, WebhookId, WebhookUrl};
 use postrider_store::{CreateError, NewWebhook, RotationStep, Store, StoreError, WebhookChange};
 use test_support::{ENCRYPTION_KEYS, OTHER_ENCRYPTION_KEY, TestDatabase};
 use uuid::Uuid;
@@ -11,14 +11,8 @@ use crate::new_tenant;
 const SECRET: &[u8] = b"your-signing-secret";
 
 async fn create(store: &Store, tenant: TenantId, url: &str) -> Result<Webhook, CreateError> {
-    let new = NewWebhook {
-        url: WebhookUrl::parse_stored(url).unwrap(),
-        events: vec!["*".parse().unwrap()],
-        session_ids: None,
-        secret: SecretBytes::new(SECRET),
-        is_active: true,
-        gate: GateSettings::default(),
-    };
+    let url = WebhookUrl::parse_stored(url).unwrap();
+    let new = NewWebhook::new(url, vec!["*".parse().unwrap()], SecretBytes::new(SECRET));
     store.create_webhook(tenant, &new, Utc::now()).await
 }
 

@@ -1,14 +1,19 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use chrono::Utc;
-use domain::{GateChange, Scope, SecretBytes, WebhookUrl};
+use domain::{
+    DeliveryChange, GateChange, HeadersChange, Invalid, MetadataChange, Scope, SecretBytes, WebhookUrl,
+};
 use serde::Deserialize;
 use signing::Secret;
 use store::{EventTypeRow, WebhookChange};
 use utoipa::ToSchema;
 
 use super::parse_id;
-use super::settings::{parse_concurrency, parse_events, parse_rate, parse_sessions};
+use super::settings::{
+    Pairs, parse_concurrency, parse_description, parse_events, parse_rate, parse_schedule, parse_sessions,
+    parse_timeout, parse_version,
+};
 use super::view::{WebhookWithSecret, view_with_health};
 use crate::auth::Authenticated;
 use crate::body::{FieldErrors, JsonBody, present};
@@ -52,6 +57,34 @@ pub(crate) struct ChangeWebhook {
     /// True keeps the order of events accepted from about two seconds later.
     #[serde(default, deserialize_with = "present")]
     ordered: Option<bool>,
+    /// Null takes it away.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    description: Option<Option<String>>,
+    /// Sets the keys that are given; a key that is null is taken away, and the others stay. Null takes all away.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<HashMap<String, Option<String>>>, example = json!({"team": "crm", "old": null}))]
+    metadata: Option<Option<Pairs<Option<String>>>>,
+    /// Sets the headers that are given; one that is null is taken away, and the others stay. Null takes all away.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<HashMap<String, Option<String>>>, example = json!({"Authorization": "Bearer new-token"}))]
+    headers: Option<Option<Pairs<Option<String>>>>,
+    /// Null: the installation's default.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<i64>, minimum = 1_000, maximum = 30_000)]
+    timeout_ms: Option<Option<i64>>,
+    /// Null: the installation's default. A delivery that waits for its next attempt waits as long as it was told, and follows
+    /// the new schedule after that.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Vec<i64>>, max_items = 20)]
+    retry_schedule: Option<Option<Vec<i64>>>,
+    /// As at creation.
+    #[serde(default, deserialize_with = "present")]
+    thin: Option<bool>,
+    /// As at creation.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(minimum = 1, maximum = 1)]
+    payload_version: Option<i64>,
 }
 
 /// Change webhook
@@ -114,6 +147,25 @@ fn parse_change(
             drain_rate: request.drain_rate.map(|rate| parse_rate(&mut errors, "drainRate", rate)),
             is_ordered: request.ordered,
         },
+        delivery: DeliveryChange {
+            headers: errors.keep("headers", request.headers.map(parse_headers).transpose()).flatten(),
+            timeout: request.timeout_ms.map(|ms| parse_timeout(&mut errors, ms)),
+            retry_schedule: request
+                .retry_schedule
+                .map(|delays| parse_schedule(&mut errors, delays.as_deref(), state.retention)),
+            is_thin: request.thin,
+            payload_version: request.payload_version.map(|number| parse_version(&mut errors, Some(number))),
+        },
+        description: request.description.map(|text| parse_description(&mut errors, text.as_deref())),
+        metadata: errors.keep("metadata", request.metadata.map(parse_metadata).transpose()).flatten(),
     };
     if errors.is_empty() { Ok(change) } else { Err(errors.into_error()) }
+}
+
+fn parse_headers(headers: Option<Pairs<Option<String>>>) -> Result<HeadersChange, Invalid> {
+    headers.map_or(Ok(HeadersChange::Clear), |headers| HeadersChange::merge(headers.0))
+}
+
+fn parse_metadata(metadata: Option<Pairs<Option<String>>>) -> Result<MetadataChange, Invalid> {
+    metadata.map_or(Ok(MetadataChange::Clear), |entries| MetadataChange::merge(entries.unique()?))
 }

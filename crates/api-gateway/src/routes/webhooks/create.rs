@@ -1,13 +1,18 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use chrono::Utc;
-use domain::{GateSettings, Health, Scope, SecretBytes, WebhookUrl};
+use domain::{
+    CustomHeaders, DeliverySettings, GateSettings, Health, Metadata, Scope, SecretBytes, WebhookUrl,
+};
 use serde::Deserialize;
 use signing::Secret;
-use store::NewWebhook;
+use store::{EventTypeRow, NewWebhook};
 use utoipa::ToSchema;
 
-use super::settings::{parse_concurrency, parse_events, parse_rate, parse_sessions};
+use super::settings::{
+    Pairs, parse_concurrency, parse_description, parse_events, parse_rate, parse_schedule, parse_sessions,
+    parse_timeout, parse_version,
+};
 use super::view::{WebhookView, WebhookWithSecret};
 use crate::auth::Authenticated;
 use crate::body::{FieldErrors, JsonBody};
@@ -47,6 +52,28 @@ pub(crate) struct CreateWebhook {
     /// Whether events of one ordering key (their `orderingKey`, else their `sessionId`) arrive one after another, in the order
     /// in which they were accepted; false when absent.
     ordered: Option<bool>,
+    /// What it is for, for people: 1 to 512 characters.
+    #[schema(example = "Production CRM")]
+    description: Option<String>,
+    /// Whatever your programs keep with it: at most 50 keys of 64 characters, values of at most 512 bytes.
+    #[schema(value_type = Option<HashMap<String, String>>, example = json!({"team": "crm"}))]
+    metadata: Option<Pairs<String>>,
+    /// Headers added to each request: at most 20, and 4 KiB in all. Names that Postrider or HTTP needs (`Host`, `Content-*`,
+    /// `Connection`, `User-Agent`, `Webhook-*` and the like) are refused. Values are kept encrypted and never shown again.
+    #[schema(value_type = Option<HashMap<String, String>>, example = json!({"Authorization": "Bearer receiver-token"}))]
+    headers: Option<Pairs<String>>,
+    /// The deadline of an attempt, in milliseconds: 1,000 to 30,000; the installation's default when absent or null.
+    #[schema(minimum = 1_000, maximum = 30_000)]
+    timeout_ms: Option<i64>,
+    /// The delays between attempts, in seconds: at most 20, each from 1 second to 7 days, together within the time that events
+    /// are kept. `[]` makes one attempt only. The installation's default when absent or null.
+    #[schema(example = json!([5, 300, 1800]), max_items = 20)]
+    retry_schedule: Option<Vec<i64>>,
+    /// Whether bodies are `{"id","type","timestamp","url"}`, with a link to the event in place of its data; false when absent.
+    thin: Option<bool>,
+    /// The version of the layout of bodies. There is one so far: 1, which is used when absent or null.
+    #[schema(minimum = 1, maximum = 1)]
+    payload_version: Option<i64>,
 }
 
 /// Create webhook
@@ -73,9 +100,22 @@ pub(crate) async fn create(
 ) -> Result<HttpResponse, ApiError> {
     let tenant = caller.may(Scope::WebhooksWrite)?;
     let types = state.catalogue.event_types().await?;
+    let (new, secret) = parse(request, &state, &types)?;
+    state.tenants.admit(tenant).await?;
+    let webhook = state.store.create_webhook(tenant, &new, Utc::now()).await?;
+    let webhook = WebhookView::new(&webhook, &Health::default());
+    let created = WebhookWithSecret { webhook, secret: Some(secret.reveal()) };
+    Ok(success(StatusCode::CREATED, created))
+}
+
+fn parse(
+    request: CreateWebhook,
+    state: &State,
+    types: &[EventTypeRow],
+) -> Result<(NewWebhook, Secret), ApiError> {
     let mut errors = FieldErrors::default();
     let url = errors.require("url", request.url, |url| WebhookUrl::parse(&url, &state.url_policy));
-    let events = errors.require("events", request.events, |events| parse_events(&events, &types));
+    let events = errors.require("events", request.events, |events| parse_events(&events, types));
     let secret = request.secret.map_or_else(|| Ok(Secret::generate()), |secret| secret.parse::<Secret>());
     let secret = errors.keep("secret", secret);
     let sessions = errors.keep("sessionIds", request.session_ids.as_deref().map(parse_sessions).transpose());
@@ -85,22 +125,32 @@ pub(crate) async fn create(
         drain_rate: parse_rate(&mut errors, "drainRate", request.drain_rate),
         is_ordered: request.ordered.unwrap_or(false),
     };
+    let headers =
+        request.headers.map_or_else(|| Ok(CustomHeaders::default()), |headers| CustomHeaders::new(headers.0));
+    let delivery = DeliverySettings {
+        headers: Ok(errors.keep("headers", headers).unwrap_or_default()),
+        timeout: parse_timeout(&mut errors, request.timeout_ms),
+        retry_schedule: parse_schedule(&mut errors, request.retry_schedule.as_deref(), state.retention),
+        is_thin: request.thin.unwrap_or(false),
+        payload_version: parse_version(&mut errors, request.payload_version),
+    };
+    let description = parse_description(&mut errors, request.description.as_deref());
+    let metadata =
+        request.metadata.map_or_else(|| Ok(Metadata::default()), |entries| Metadata::new(entries.unique()?));
+    let metadata = errors.keep("metadata", metadata).unwrap_or_default();
     let (Some(url), Some(events), Some(secret), Some(session_ids), true) =
         (url, events, secret, sessions, errors.is_empty())
     else {
         return Err(errors.into_error());
     };
-    state.tenants.admit(tenant).await?;
     let new = NewWebhook {
-        url,
-        events,
         session_ids,
-        secret: SecretBytes::new(secret.expose_bytes()),
         is_active: request.is_active.unwrap_or(true),
         gate,
+        delivery,
+        description,
+        metadata,
+        ..NewWebhook::new(url, events, SecretBytes::new(secret.expose_bytes()))
     };
-    let webhook = state.store.create_webhook(tenant, &new, Utc::now()).await?;
-    let webhook = WebhookView::new(&webhook, &Health::default());
-    let created = WebhookWithSecret { webhook, secret: Some(secret.reveal()) };
-    Ok(success(StatusCode::CREATED, created))
+    Ok((new, secret))
 }

@@ -6,6 +6,7 @@ pub(crate) mod delete;
 mod exchange;
 pub(crate) mod pause;
 pub(crate) mod read;
+pub(crate) mod retry_schedule;
 mod settings;
 pub(crate) mod test;
 mod view;

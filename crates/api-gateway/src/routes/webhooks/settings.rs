@@ -1,9 +1,16 @@
 //! What a webhook can be told, parsed.
 
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::time::Duration;
+
 use domain::{
-    EventPattern, Invalid, MAX_EVENTS_PER_WEBHOOK, MAX_SESSIONS_PER_WEBHOOK, SessionId, check_concurrency,
-    check_rate,
+    AttemptTimeout, Description, EventPattern, Invalid, MAX_EVENTS_PER_WEBHOOK, MAX_SESSIONS_PER_WEBHOOK,
+    PayloadVersion, RetrySchedule, SessionId, check_concurrency, check_rate,
 };
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use store::EventTypeRow;
 
 use crate::body::FieldErrors;
@@ -44,4 +51,66 @@ pub(super) fn parse_sessions<S: AsRef<str>>(sessions: &[S]) -> Result<Vec<Sessio
         return Err(Invalid::new(format!("sessionIds must name 1 to {limit} sessions, or be null for all")));
     }
     sessions.iter().map(|session| session.as_ref().parse()).collect()
+}
+
+pub(super) fn parse_description(errors: &mut FieldErrors, text: Option<&str>) -> Option<Description> {
+    text.and_then(|text| errors.keep("description", Description::new(text)))
+}
+
+pub(super) fn parse_timeout(errors: &mut FieldErrors, ms: Option<i64>) -> Option<AttemptTimeout> {
+    ms.and_then(|ms| errors.keep("timeoutMs", AttemptTimeout::from_ms(ms)))
+}
+
+pub(super) fn parse_schedule(
+    errors: &mut FieldErrors,
+    seconds: Option<&[i64]>,
+    retention: Duration,
+) -> Option<RetrySchedule> {
+    seconds.and_then(|seconds| errors.keep("retrySchedule", RetrySchedule::of_webhook(seconds, retention)))
+}
+
+pub(super) fn parse_version(errors: &mut FieldErrors, number: Option<i64>) -> PayloadVersion {
+    let version =
+        number.and_then(|number| errors.keep("payloadVersion", PayloadVersion::from_number(number)));
+    version.unwrap_or_default()
+}
+
+/// A JSON object whose names are the client's own. A name that comes twice is not lost.
+pub(super) struct Pairs<V>(pub(super) Vec<(String, V)>);
+
+impl<V> Pairs<V> {
+    pub(super) fn unique(self) -> Result<BTreeMap<String, V>, Invalid> {
+        let mut entries = BTreeMap::new();
+        for (name, value) in self.0 {
+            if entries.contains_key(&name) {
+                return Err(Invalid::new(format!("the key {name:?} comes twice")));
+            }
+            entries.insert(name, value);
+        }
+        Ok(entries)
+    }
+}
+
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for Pairs<V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct PairsVisitor<V>(PhantomData<V>);
+
+        impl<'de, V: Deserialize<'de>> Visitor<'de> for PairsVisitor<V> {
+            type Value = Pairs<V>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Pairs<V>, M::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+
+        deserializer.deserialize_map(PairsVisitor(PhantomData))
+    }
 }

@@ -215,9 +215,11 @@ async fn check_session(state: &State, tenant: TenantId, session: &SessionId) -> 
 impl TestResult {
     fn new(webhook: &Webhook, event: &Event, attempted: Attempted, started_at: DateTime<Utc>) -> Self {
         let exchange = attempted.exchange.map(|exchange| *exchange);
-        let (headers, response, explanation) = match exchange {
-            Some(exchange) => (exchange.request_headers, exchange.response, exchange.explanation),
-            None => (Vec::new(), None, None),
+        let (headers, body, response, explanation) = match exchange {
+            Some(exchange) => {
+                (exchange.request_headers, exchange.request_body, exchange.response, exchange.explanation)
+            }
+            None => (Vec::new(), event.body.clone(), None, None),
         };
         let error = attempted.outcome.cause().map(|cause| TestError {
             class: cause.code(),
@@ -232,7 +234,7 @@ impl TestResult {
             },
             started_at: timestamp(started_at),
             duration_ms: u64::try_from(attempted.duration.as_millis()).unwrap_or(u64::MAX),
-            request: RequestView::new(webhook.url.as_str(), headers, &event.body),
+            request: RequestView::new(webhook.url.as_str(), headers, &body),
             response: response.map(ResponseView::new),
             error,
         }

@@ -1,7 +1,9 @@
 //! How a webhook is shown.
 
+use std::collections::BTreeMap;
+
 use chrono::Utc;
-use domain::{Gate, Health, Webhook};
+use domain::{AttemptTimeout, CustomHeaders, Gate, Health, REDACTED, RetrySchedule, Webhook};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -36,6 +38,24 @@ pub(crate) struct WebhookView {
     /// Whether events of one ordering key (their `orderingKey`, else their `sessionId`) arrive one after another, in the order
     /// in which they were accepted. One that fails holds up its key until it succeeds or has finally failed.
     ordered: bool,
+    /// What it is for, for people.
+    description: Option<String>,
+    /// What your programs keep with it.
+    #[schema(example = json!({"team": "crm"}))]
+    metadata: BTreeMap<String, String>,
+    /// The headers added to each request. Their values are never shown: each is `********`. Null while they cannot be read,
+    /// because an encryption key is missing.
+    #[schema(example = json!({"Authorization": "********"}))]
+    headers: Option<BTreeMap<String, &'static str>>,
+    /// The deadline of an attempt, in milliseconds; null: the installation's default.
+    timeout_ms: Option<u32>,
+    /// The delays between attempts, in seconds, each moved by up to 10 % either way; null: the installation's default.
+    retry_schedule: Option<Vec<u64>>,
+    /// Whether bodies have a link to the event in place of its data.
+    thin: bool,
+    /// The version of the layout of bodies, which receivers see as `webhook-payload-version`.
+    #[schema(example = 1)]
+    payload_version: i16,
     /// Since when deliveries are held back; null when they are not.
     #[schema(format = DateTime)]
     paused_at: Option<String>,
@@ -128,6 +148,13 @@ impl WebhookView {
             concurrency: webhook.gate.concurrency,
             drain_rate: webhook.gate.drain_rate,
             ordered: webhook.gate.is_ordered,
+            description: webhook.description.as_ref().map(|text| text.as_str().to_owned()),
+            metadata: webhook.metadata.entries().clone(),
+            headers: webhook.delivery.headers.as_ref().ok().map(masked),
+            timeout_ms: webhook.delivery.timeout.map(AttemptTimeout::as_ms),
+            retry_schedule: webhook.delivery.retry_schedule.as_ref().map(seconds),
+            thin: webhook.delivery.is_thin,
+            payload_version: webhook.delivery.payload_version.number(),
             paused_at: webhook.paused_at.map(timestamp),
             disabled_reason: webhook.disabled.map(|(reason, _)| reason.code()),
             disabled_at: webhook.disabled.map(|(_, at)| timestamp(at)),
@@ -135,4 +162,12 @@ impl WebhookView {
             updated_at: timestamp(webhook.updated_at),
         }
     }
+}
+
+fn masked(headers: &CustomHeaders) -> BTreeMap<String, &'static str> {
+    headers.iter().map(|(name, _)| (name.to_owned(), REDACTED)).collect()
+}
+
+fn seconds(schedule: &RetrySchedule) -> Vec<u64> {
+    schedule.delays().iter().map(std::time::Duration::as_secs).collect()
 }

@@ -1,0 +1,208 @@
+use chrono::{DateTime, Utc};
+use domain::{
+    CustomHeaders, DeliveryChange, Description, DisabledReason, EventPattern, GateChange, HeadersChange,
+    MetadataChange, SecretBytes, SessionId, TenantId, Webhook, WebhookId, WebhookUrl,
+};
+
+use super::row::{Columns, webhook_columns};
+use super::{BUMP_VERSION, CreateError};
+use crate::sealing::Stored;
+use crate::{Store, StoreError};
+
+/// What a tenant changes of a webhook; `None` leaves a field as it is.
+#[derive(Debug, Clone, Default)]
+pub struct WebhookChange {
+    /// Where deliveries go.
+    pub url: Option<WebhookUrl>,
+    /// Wanted event types.
+    pub events: Option<Vec<EventPattern>>,
+    /// Wanted sessions; `Some(None)` wants all again.
+    pub session_ids: Option<Option<Vec<SessionId>>>,
+    /// Signs the deliveries from now on.
+    pub secret: Option<SecretBytes>,
+    /// Whether it is on.
+    pub is_active: Option<bool>,
+    /// How it is delivered to.
+    pub gate: GateChange,
+    /// What its requests are like.
+    pub delivery: DeliveryChange,
+    /// What it is for; `Some(None)` takes that away.
+    pub description: Option<Option<Description>>,
+    /// What its owner's programs keep with it.
+    pub metadata: Option<MetadataChange>,
+}
+
+pub(super) const GET_WEBHOOK_FOR_UPDATE: &str = concat!(
+    "-- get_webhook_for_update
+SELECT ",
+    webhook_columns!(),
+    "
+FROM webhooks WHERE tenant_id = $1 AND id = $2 FOR UPDATE"
+);
+
+const UPDATE_WEBHOOK: &str = concat!(
+    "-- update_webhook
+UPDATE webhooks SET updated_at = $3, url = $4, events = $5, session_ids = $6, duplicate_key = md5($7), secret = $8,
+    secret_key_id = $9, is_active = $10,
+    disabled_reason = CASE WHEN $10 THEN NULL ELSE disabled_reason END,
+    disabled_at = CASE WHEN $10 THEN NULL ELSE disabled_at END,
+    rate_limit = $11, concurrency = $12, drain_rate = $13, is_ordered = $14, description = $15, metadata = $16::text::jsonb,
+    headers = $17, headers_key_id = $18, timeout_ms = $19, retry_schedule = $20, is_thin = $21, payload_version = $22
+WHERE id = $1 AND tenant_id = $2
+RETURNING ",
+    webhook_columns!()
+);
+
+// Its receiver gets a fresh start, and the dispatchers learn of it.
+const RESET_HEALTH: &str = "-- reset_health
+UPDATE webhook_health
+SET failing_since = NULL, open_until = NULL, consecutive_failures = 0, times_opened = 0, is_draining = false,
+    updated_at = $2
+WHERE webhook_id = $1";
+
+const DISABLE_WEBHOOK: &str = "-- disable_webhook
+UPDATE webhooks SET is_active = false, disabled_reason = $3, disabled_at = $4, updated_at = $4
+WHERE tenant_id = $1 AND id = $2 AND is_active";
+
+const DELETE_WEBHOOK: &str = "-- delete_webhook
+DELETE FROM webhooks WHERE tenant_id = $1 AND id = $2";
+
+// What waits for a webhook that is deleted or off ends here, and the history says so.
+const CANCEL_DELIVERIES: &str = "-- cancel_deliveries
+WITH cancelled AS (
+    DELETE FROM deliveries WHERE tenant_id = $1 AND webhook_id = $2
+    RETURNING tenant_id, webhook_id, event_id, event_day, attempts
+)
+INSERT INTO delivery_attempts
+    (started_at, duration_ms, attempt, event_day, tenant_id, webhook_id, event_id, event_type, error)
+SELECT $3, 0, c.attempts, c.event_day, c.tenant_id, c.webhook_id, c.event_id, e.type, 'cancelled'
+FROM cancelled c JOIN events e ON e.tenant_id = c.tenant_id AND e.id = c.event_id AND e.day = c.event_day
+ON CONFLICT DO NOTHING";
+
+impl WebhookChange {
+    fn apply(&self, before: &Webhook) -> Result<Webhook, CreateError> {
+        let invalid = |field| move |problem| CreateError::Invalid { field, problem };
+        let mut after = before.clone();
+        set(&mut after.url, &self.url);
+        set(&mut after.events, &self.events);
+        set(&mut after.session_ids, &self.session_ids);
+        set(&mut after.secret, &self.secret.clone().map(Ok));
+        set(&mut after.is_active, &self.is_active);
+        set(&mut after.description, &self.description);
+        after.gate = self.gate.apply(before.gate);
+        let delivery = &mut after.delivery;
+        set(&mut delivery.timeout, &self.delivery.timeout);
+        set(&mut delivery.retry_schedule, &self.delivery.retry_schedule);
+        set(&mut delivery.is_thin, &self.delivery.is_thin);
+        set(&mut delivery.payload_version, &self.delivery.payload_version);
+        match &self.delivery.headers {
+            None => {}
+            Some(HeadersChange::Clear) => delivery.headers = Ok(CustomHeaders::default()),
+            Some(change @ HeadersChange::Merge(_)) => {
+                let headers = delivery.headers.clone().map_err(StoreError::Sealed)?;
+                delivery.headers = Ok(headers.change(change).map_err(invalid("headers"))?);
+            }
+        }
+        if let Some(change) = &self.metadata {
+            after.metadata = after.metadata.change(change).map_err(invalid("metadata"))?;
+        }
+        Ok(after)
+    }
+}
+
+fn set<T: Clone>(setting: &mut T, change: &Option<T>) {
+    if let Some(change) = change {
+        setting.clone_from(change);
+    }
+}
+
+impl Store {
+    /// Changes a webhook; `None` when the tenant has no such webhook. Switching it off cancels what waits for it,
+    /// switching it on forgets why it was off.
+    pub async fn change_webhook(
+        &self,
+        tenant: TenantId,
+        id: WebhookId,
+        change: &WebhookChange,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Webhook>, CreateError> {
+        let mut client = self.connection().await?;
+        let transaction = client.transaction().await?;
+        let statement = transaction.prepare_cached(GET_WEBHOOK_FOR_UPDATE).await?;
+        let Some(row) = transaction.query_opt(&statement, &[&tenant.0, &id.0]).await? else {
+            return Ok(None);
+        };
+        let before = self.read_webhook(&row)?;
+        let after = Webhook { updated_at: now, ..change.apply(&before)? };
+        // What is not changed stays as it is stored, whether or not it can be opened here.
+        let secret = match change.secret {
+            Some(_) => self.seal_secret(&after)?,
+            None => Stored { key_id: row.get("secret_key_id"), bytes: row.get("secret") },
+        };
+        let headers = match change.delivery.headers {
+            Some(_) => self.seal_headers(&after)?,
+            None => Stored { key_id: row.get("headers_key_id"), bytes: row.get("headers") },
+        };
+        let statement = transaction.prepare_cached(UPDATE_WEBHOOK).await?;
+        let row =
+            transaction.query_one(&statement, &Columns::new(&after, secret, headers).parameters()).await?;
+        transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
+        if !after.is_active {
+            cancel_deliveries(&transaction, tenant, id, now).await?;
+        } else if !before.is_active {
+            transaction.execute(&transaction.prepare_cached(RESET_HEALTH).await?, &[&id.0, &now]).await?;
+        }
+        transaction.commit().await?;
+        Ok(Some(self.read_webhook(&row)?))
+    }
+
+    /// Switches a webhook off on Postrider's own account, and cancels what waits for it. Says whether it was on.
+    pub async fn disable_webhook(
+        &self,
+        tenant: TenantId,
+        id: WebhookId,
+        reason: DisabledReason,
+        now: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
+        let mut client = self.connection().await?;
+        let transaction = client.transaction().await?;
+        let statement = transaction.prepare_cached(DISABLE_WEBHOOK).await?;
+        let disabled = transaction.execute(&statement, &[&tenant.0, &id.0, &reason.code(), &now]).await? > 0;
+        if disabled {
+            transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
+            cancel_deliveries(&transaction, tenant, id, now).await?;
+        }
+        transaction.commit().await?;
+        Ok(disabled)
+    }
+
+    /// Deletes a webhook and cancels what waits for it. Says whether the tenant had it.
+    pub async fn delete_webhook(
+        &self,
+        tenant: TenantId,
+        id: WebhookId,
+        now: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
+        let mut client = self.connection().await?;
+        let transaction = client.transaction().await?;
+        let statement = transaction.prepare_cached(DELETE_WEBHOOK).await?;
+        let deleted = transaction.execute(&statement, &[&tenant.0, &id.0]).await? > 0;
+        if deleted {
+            transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
+            cancel_deliveries(&transaction, tenant, id, now).await?;
+        }
+        transaction.commit().await?;
+        Ok(deleted)
+    }
+}
+
+async fn cancel_deliveries(
+    transaction: &deadpool_postgres::Transaction<'_>,
+    tenant: TenantId,
+    id: WebhookId,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let statement = transaction.prepare_cached(CANCEL_DELIVERIES).await?;
+    transaction.execute(&statement, &[&tenant.0, &id.0, &now]).await?;
+    Ok(())
+}

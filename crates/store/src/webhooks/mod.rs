@@ -1,0 +1,114 @@
+//! The webhooks themselves: what is asked of them. How they are made and changed is in files of their own.
+
+mod change;
+mod create;
+mod pause;
+mod row;
+
+use std::collections::{HashMap, HashSet};
+
+use domain::{TenantId, Webhook, WebhookId};
+use tokio_postgres::Row;
+use tracing::error;
+use uuid::Uuid;
+
+pub use change::WebhookChange;
+pub use create::{CreateError, NewWebhook};
+use row::{headers_to_bytes, parse_webhook, webhook_columns};
+
+use crate::sealing::{Content, Place, Stored};
+use crate::{Store, StoreError};
+
+const GET_WEBHOOK: &str = concat!(
+    "-- get_webhook
+SELECT ",
+    webhook_columns!(),
+    "
+FROM webhooks WHERE tenant_id = $1 AND id = $2"
+);
+
+const LIST_WEBHOOKS: &str = concat!(
+    "-- list_webhooks
+SELECT ",
+    webhook_columns!(),
+    "
+FROM webhooks WHERE tenant_id = $1 ORDER BY created_at, id"
+);
+
+const WEBHOOKS_OF_TENANTS: &str = concat!(
+    "-- webhooks_of_tenants
+SELECT ",
+    webhook_columns!(),
+    "
+FROM webhooks WHERE tenant_id = ANY($1)"
+);
+
+const TENANTS_WITH_ORDER: &str = "-- tenants_with_order
+SELECT DISTINCT tenant_id FROM webhooks WHERE is_ordered";
+
+/// So that each dispatcher knows its copy of the webhooks is stale.
+const BUMP_VERSION: &str = "-- bump_webhooks_version
+UPDATE tenants SET webhooks_version = webhooks_version + 1 WHERE id = $1";
+
+impl Store {
+    /// One webhook of the tenant's.
+    pub async fn webhook(&self, tenant: TenantId, id: WebhookId) -> Result<Option<Webhook>, StoreError> {
+        let client = self.connection().await?;
+        let row = client.query_opt(&client.prepare_cached(GET_WEBHOOK).await?, &[&tenant.0, &id.0]).await?;
+        row.as_ref().map(|row| self.read_webhook(row)).transpose()
+    }
+
+    /// All webhooks of the tenant's, oldest first. Bounded by the plan.
+    pub async fn webhooks(&self, tenant: TenantId) -> Result<Vec<Webhook>, StoreError> {
+        let client = self.connection().await?;
+        let rows = client.query(&client.prepare_cached(LIST_WEBHOOKS).await?, &[&tenant.0]).await?;
+        rows.iter().map(|row| self.read_webhook(row)).collect()
+    }
+
+    /// All webhooks of several tenants, for routing.
+    pub async fn webhooks_of_tenants(
+        &self,
+        tenants: &[TenantId],
+    ) -> Result<HashMap<TenantId, Vec<Webhook>>, StoreError> {
+        let ids: Vec<Uuid> = tenants.iter().map(|tenant| tenant.0).collect();
+        let client = self.connection().await?;
+        let rows = client.query(&client.prepare_cached(WEBHOOKS_OF_TENANTS).await?, &[&ids]).await?;
+        let mut webhooks: HashMap<TenantId, Vec<Webhook>> =
+            tenants.iter().map(|id| (*id, Vec::new())).collect();
+        for row in &rows {
+            // One that only a later version can read must not stop the delivery of all others.
+            match self.read_webhook(row) {
+                Ok(webhook) => webhooks.entry(webhook.tenant_id).or_default().push(webhook),
+                Err(error) => error!(webhook = %row.get::<_, Uuid>("id"), %error, "a webhook is passed over"),
+            }
+        }
+        Ok(webhooks)
+    }
+
+    /// The tenants that have a webhook which wants order.
+    pub async fn tenants_with_order(&self) -> Result<HashSet<TenantId>, StoreError> {
+        let client = self.connection().await?;
+        let rows = client.query(&client.prepare_cached(TENANTS_WITH_ORDER).await?, &[]).await?;
+        Ok(rows.iter().map(|row| TenantId(row.get(0))).collect())
+    }
+
+    fn seal_secret(&self, webhook: &Webhook) -> Result<Stored, StoreError> {
+        let secret = webhook.secret.as_ref().map_err(|reason| StoreError::Sealed(reason.clone()))?;
+        Ok(self.keys.seal(secret, place(webhook).of(Content::Secret))?)
+    }
+
+    fn seal_headers(&self, webhook: &Webhook) -> Result<Stored, StoreError> {
+        let headers =
+            webhook.delivery.headers.as_ref().map_err(|reason| StoreError::Sealed(reason.clone()))?;
+        let Some(bytes) = headers_to_bytes(headers) else { return Ok(Stored::default()) };
+        Ok(self.keys.seal(&bytes, place(webhook).of(Content::Headers))?)
+    }
+
+    fn read_webhook(&self, row: &Row) -> Result<Webhook, StoreError> {
+        parse_webhook(row, &self.keys).map_err(StoreError::unreadable("webhooks"))
+    }
+}
+
+fn place(webhook: &Webhook) -> Place {
+    Place { tenant: webhook.tenant_id, webhook: webhook.id }
+}

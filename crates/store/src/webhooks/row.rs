@@ -1,0 +1,204 @@
+//! A row of webhooks: written and read.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use domain::{
+    AttemptTimeout, CustomHeaders, DeliverySettings, Description, EventPattern, GateSettings, Invalid,
+    Metadata, PayloadVersion, RetrySchedule, SecretBytes, SecretUnreadable, TenantId, Webhook, WebhookId,
+    WebhookUrl,
+};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use crate::Keyring;
+use crate::sealing::{Content, Place, Stored};
+
+/// What [`parse_webhook`] reads.
+macro_rules! webhook_columns {
+    () => {
+        "id, tenant_id, url, events, session_ids, secret, secret_key_id, is_active, disabled_reason, disabled_at, \
+         rate_limit, concurrency, drain_rate, is_ordered, paused_at, created_at, updated_at, description, \
+         metadata::text AS metadata, headers, headers_key_id, timeout_ms, retry_schedule, is_thin, payload_version"
+    };
+}
+pub(super) use webhook_columns;
+
+/// What is written of a webhook, the same whether it is new or changed.
+pub(super) struct Columns<'a> {
+    webhook: &'a Webhook,
+    url: &'a str,
+    events: Vec<String>,
+    session_ids: Option<Vec<String>>,
+    duplicate_key: String,
+    secret: Stored,
+    headers: Stored,
+    rate_limit: Option<i32>,
+    concurrency: Option<i32>,
+    drain_rate: Option<i32>,
+    description: Option<&'a str>,
+    metadata: String,
+    timeout_ms: Option<i32>,
+    retry_schedule: Option<Vec<i32>>,
+    payload_version: i16,
+}
+
+impl<'a> Columns<'a> {
+    /// `headers` without bytes means that there are none.
+    pub(super) fn new(webhook: &'a Webhook, secret: Stored, headers: Stored) -> Self {
+        let Webhook { gate, delivery, .. } = webhook;
+        Self {
+            url: webhook.url.as_str(),
+            events: texts(&webhook.events),
+            session_ids: webhook.session_ids.as_deref().map(texts),
+            duplicate_key: duplicate_key(&webhook.url, &webhook.events),
+            secret,
+            headers,
+            rate_limit: integer(gate.rate_limit),
+            concurrency: integer(gate.concurrency),
+            drain_rate: integer(gate.drain_rate),
+            description: webhook.description.as_ref().map(Description::as_str),
+            metadata: serde_json::json!(webhook.metadata.entries()).to_string(),
+            timeout_ms: integer(delivery.timeout.map(AttemptTimeout::as_ms)),
+            retry_schedule: delivery.retry_schedule.as_ref().map(seconds),
+            payload_version: delivery.payload_version.number(),
+            webhook,
+        }
+    }
+
+    /// The parameters of the statements that write, `$1` to `$22`.
+    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 22] {
+        [
+            &self.webhook.id.0,
+            &self.webhook.tenant_id.0,
+            &self.webhook.updated_at,
+            &self.url,
+            &self.events,
+            &self.session_ids,
+            &self.duplicate_key,
+            &self.secret.bytes,
+            &self.secret.key_id,
+            &self.webhook.is_active,
+            &self.rate_limit,
+            &self.concurrency,
+            &self.drain_rate,
+            &self.webhook.gate.is_ordered,
+            &self.description,
+            &self.metadata,
+            &self.headers.bytes,
+            &self.headers.key_id,
+            &self.timeout_ms,
+            &self.retry_schedule,
+            &self.webhook.delivery.is_thin,
+            &self.payload_version,
+        ]
+    }
+}
+
+/// The same for the same URL and the same set of events, in whatever order they were given.
+fn duplicate_key(url: &WebhookUrl, events: &[EventPattern]) -> String {
+    let mut events = texts(events);
+    events.sort_unstable();
+    events.dedup();
+    format!("{} {}", url.url(), events.join(" "))
+}
+
+pub(super) fn integer(value: Option<u32>) -> Option<i32> {
+    value.map(|value| i32::try_from(value).unwrap_or(i32::MAX))
+}
+
+fn seconds(schedule: &RetrySchedule) -> Vec<i32> {
+    schedule.delays().iter().map(|delay| i32::try_from(delay.as_secs()).unwrap_or(i32::MAX)).collect()
+}
+
+fn texts<T: ToString>(values: &[T]) -> Vec<String> {
+    values.iter().map(ToString::to_string).collect()
+}
+
+/// What is encrypted of a webhook's headers: a JSON object.
+pub(super) fn headers_to_bytes(headers: &CustomHeaders) -> Option<SecretBytes> {
+    let pairs: BTreeMap<&str, &str> = headers.iter().collect();
+    (!headers.is_empty()).then(|| SecretBytes::new(serde_json::json!(pairs).to_string().into_bytes()))
+}
+
+/// The secret in a row of webhooks; one without a key is from before secrets were encrypted.
+fn open_secret(row: &Row, keys: &Keyring, place: Place) -> Result<SecretBytes, SecretUnreadable> {
+    let stored: &[u8] = row.get("secret");
+    match row.get("secret_key_id") {
+        Some(key_id) => keys.open(key_id, stored, place.of(Content::Secret)),
+        None => Ok(SecretBytes::new(stored)),
+    }
+}
+
+pub(super) fn parse_webhook(row: &Row, keys: &Keyring) -> Result<Webhook, Invalid> {
+    let place = Place { tenant: TenantId(row.get("tenant_id")), webhook: WebhookId(row.get("id")) };
+    let events: Vec<&str> = row.get("events");
+    let session_ids: Option<Vec<&str>> = row.get("session_ids");
+    let reason: Option<&str> = row.get("disabled_reason");
+    let disabled_at: Option<DateTime<Utc>> = row.get("disabled_at");
+    let description: Option<&str> = row.get("description");
+    Ok(Webhook {
+        id: place.webhook,
+        tenant_id: place.tenant,
+        url: WebhookUrl::parse_stored(row.get("url"))?,
+        events: events.into_iter().map(str::parse).collect::<Result<_, _>>()?,
+        session_ids: session_ids
+            .map(|ids| ids.into_iter().map(str::parse).collect::<Result<_, _>>())
+            .transpose()?,
+        secret: open_secret(row, keys, place),
+        is_active: row.get("is_active"),
+        disabled: reason.map(str::parse).transpose()?.zip(disabled_at),
+        gate: GateSettings {
+            rate_limit: count(row, "rate_limit"),
+            concurrency: count(row, "concurrency"),
+            drain_rate: count(row, "drain_rate"),
+            is_ordered: row.get("is_ordered"),
+        },
+        delivery: parse_delivery(row, keys, place)?,
+        description: description.map(Description::new).transpose()?,
+        metadata: Metadata::new(parse_map(row.get::<_, &str>("metadata").as_bytes())?)?,
+        paused_at: row.get("paused_at"),
+        created_at: row.get("created_at"),
+        updated_at: row.get("updated_at"),
+    })
+}
+
+fn parse_delivery(row: &Row, keys: &Keyring, place: Place) -> Result<DeliverySettings, Invalid> {
+    let schedule: Option<Vec<i32>> = row.get("retry_schedule");
+    let delay = |seconds: i32| Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+    let schedule =
+        schedule.map(|delays| RetrySchedule::new(delays.into_iter().map(delay).collect())).transpose()?;
+    Ok(DeliverySettings {
+        headers: open_headers(row, keys, place)?,
+        timeout: row
+            .get::<_, Option<i32>>("timeout_ms")
+            .map(|ms| AttemptTimeout::from_ms(ms.into()))
+            .transpose()?,
+        retry_schedule: schedule,
+        is_thin: row.get("is_thin"),
+        payload_version: PayloadVersion::from_number(row.get::<_, i16>("payload_version").into())?,
+    })
+}
+
+fn open_headers(
+    row: &Row,
+    keys: &Keyring,
+    place: Place,
+) -> Result<Result<CustomHeaders, SecretUnreadable>, Invalid> {
+    let (stored, key_id): (Option<&[u8]>, Option<&str>) = (row.get("headers"), row.get("headers_key_id"));
+    let Some((stored, key_id)) = stored.zip(key_id) else { return Ok(Ok(CustomHeaders::default())) };
+    match keys.open(key_id, stored, place.of(Content::Headers)) {
+        Ok(opened) => CustomHeaders::new(parse_map(opened.expose())?).map(Ok),
+        Err(unreadable) => Ok(Err(unreadable)),
+    }
+}
+
+/// Never repeats what it cannot read.
+fn parse_map(json: &[u8]) -> Result<BTreeMap<String, String>, Invalid> {
+    serde_json::from_slice(json).map_err(|_| Invalid::new("what should be an object of texts is not"))
+}
+
+fn count(row: &Row, column: &str) -> Option<u32> {
+    row.get::<_, Option<i32>>(column).and_then(|value| u32::try_from(value).ok())
+}
