@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 mod backlog;
 mod metered;
+mod runbook;
 mod secrets;
 mod usage;
 
