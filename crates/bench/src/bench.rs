@@ -121,7 +121,22 @@ impl Bench {
 
     /// A new tenant, so that no scenario finds what another left.
     pub(crate) async fn tenant(&mut self, webhooks: usize, answer: Answer) -> anyhow::Result<Tenant> {
+        self.tenant_named(Uuid::now_v7(), webhooks, answer).await
+    }
+
+    /// Like [`Bench::tenant`], on a plan that lets so many events through.
+    pub(crate) async fn limited_tenant(
+        &mut self,
+        webhooks: usize,
+        answer: Answer,
+        events_per_minute: i32,
+    ) -> anyhow::Result<Tenant> {
         let id = Uuid::now_v7();
+        self.database.insert_limited(id, events_per_minute).await?;
+        self.tenant_named(id, webhooks, answer).await
+    }
+
+    async fn tenant_named(&mut self, id: Uuid, webhooks: usize, answer: Answer) -> anyhow::Result<Tenant> {
         let token = self.product.token(id).await?;
         let mut tenant = Tenant { id, token, webhooks: Vec::new(), hooks: Vec::new() };
         for _ in 0..webhooks {

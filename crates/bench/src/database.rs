@@ -85,13 +85,13 @@ impl Database {
         Ok(self.0.batch_execute(lift).await?)
     }
 
-    /// Puts a tenant on a plan that lets so many events through.
-    pub(crate) async fn limit(&self, tenant: Uuid, events_per_minute: i32) -> anyhow::Result<()> {
+    /// Makes a tenant known, on a plan that lets so many events through.
+    pub(crate) async fn insert_limited(&self, tenant: Uuid, events_per_minute: i32) -> anyhow::Result<()> {
         let plan = format!("limited-{events_per_minute}");
         let insert = "INSERT INTO plans (name, max_webhooks, events_per_minute) VALUES ($1, 1000, $2)
             ON CONFLICT DO NOTHING";
         self.0.execute(insert, &[&plan, &events_per_minute]).await?;
-        self.0.execute("UPDATE tenants SET plan = $2 WHERE id = $1", &[&tenant, &plan]).await?;
+        self.0.execute("INSERT INTO tenants (id, plan) VALUES ($1, $2)", &[&tenant, &plan]).await?;
         Ok(())
     }
 

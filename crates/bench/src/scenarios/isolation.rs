@@ -102,14 +102,15 @@ pub(crate) async fn run(bench: &mut Bench, results: &mut Results) -> anyhow::Res
 async fn phase(bench: &mut Bench, good: &Tenant, beside: Beside) -> anyhow::Result<Phase> {
     let bad = match beside {
         Beside::Nothing => None,
-        Beside::Hanging => Some(bench.tenant(BAD_WEBHOOKS, Answer::Never).await?),
-        Beside::Healthy | Beside::Unlimited => Some(bench.tenant(BAD_WEBHOOKS, Answer::AtOnce).await?),
+        Beside::Hanging => {
+            Some(bench.limited_tenant(BAD_WEBHOOKS, Answer::Never, BAD_EVENTS_PER_MINUTE).await?)
+        }
+        Beside::Healthy => {
+            Some(bench.limited_tenant(BAD_WEBHOOKS, Answer::AtOnce, BAD_EVENTS_PER_MINUTE).await?)
+        }
+        Beside::Unlimited => Some(bench.tenant(BAD_WEBHOOKS, Answer::AtOnce).await?),
         Beside::Due => Some(bench.tenant(1, Answer::AtOnce).await?),
     };
-    if let (Beside::Hanging | Beside::Healthy, Some(bad)) = (beside, &bad) {
-        bench.database.limit(bad.id, BAD_EVENTS_PER_MINUTE).await?;
-        bench.rest().await?;
-    }
     bench.receiver.take().await?;
     bench.usage.reset_peak();
     let before = bench.usage.cpu_milliseconds();
