@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use domain::{Backoff, WebhookId};
 use store::{ClaimedDelivery, Lease, Store, StoreError, WaitingWebhook};
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -35,6 +36,18 @@ const WAITING_PAUSE: Duration = Duration::from_millis(5);
 const HELD_PAUSE: Duration = Duration::from_millis(25);
 /// Batches taken over in one round.
 const BATCHES_PER_ROUND: usize = 20;
+
+/// What is due after a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// Nothing more, or there is no room for it.
+    None,
+    /// More may be.
+    More,
+    /// More of webhooks whose deliveries were just set to wait. Setting so many rows to wait keeps the database busy, so half
+    /// of its time is left to others.
+    Backlog,
+}
 
 /// What a round of the gates came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,19 +97,19 @@ impl ParkedDeliveries {
         let permits = Arc::new(Semaphore::new(MAX_DUE));
         let mut backoff = Backoff::default();
         while !self.stop.is_cancelled() {
+            let began = Instant::now();
             let room = permits.available_permits().min(MAX_CLAIM);
-            let more = match self.claim_due(room, &permits).await {
-                Ok(more) => {
+            match self.claim_due(room, &permits).await {
+                Ok(due) => {
                     backoff.reset();
-                    more
+                    let pause = match due {
+                        Due::None => self.poll_interval,
+                        Due::More => Duration::ZERO,
+                        Due::Backlog => began.elapsed(),
+                    };
+                    rest(pause, &self.stop).await;
                 }
-                Err(error) => {
-                    self.rest_after(&error, "due deliveries", &mut backoff).await;
-                    continue;
-                }
-            };
-            if !more {
-                rest(self.poll_interval, &self.stop).await;
+                Err(error) => self.rest_after(&error, "due deliveries", &mut backoff).await,
             }
         }
     }
@@ -139,10 +152,9 @@ impl ParkedDeliveries {
         }
     }
 
-    /// Says whether more may be due, and there was room for it.
-    async fn claim_due(&self, room: usize, permits: &Arc<Semaphore>) -> Result<bool, StoreError> {
+    async fn claim_due(&self, room: usize, permits: &Arc<Semaphore>) -> Result<Due, StoreError> {
         if room == 0 {
-            return Ok(false);
+            return Ok(Due::None);
         }
         let now = self.engine.clock.now();
         let lease = self.lease_from(now);
@@ -151,7 +163,12 @@ impl ParkedDeliveries {
             self.waiting.notify_one();
         }
         let claimed = self.take_on(due.deliveries, lease, Held::No, permits).await?;
-        Ok(due.more || claimed == room)
+        Ok(match (due.more, due.set_waiting) {
+            (true, true) => Due::Backlog,
+            (true, false) => Due::More,
+            (false, _) if claimed == room => Due::More,
+            (false, _) => Due::None,
+        })
     }
 
     async fn claim_waiting(

@@ -110,7 +110,7 @@ ORDER BY e.accepted_at"
 );
 
 /// Due rows that one claim looks at.
-const CLAIM_LOOKS_AT: i64 = 2_000;
+const CLAIM_LOOKS_AT: i64 = 1_000;
 
 const CLAIM_WAITING: &str = concat!(
     "-- claim_waiting

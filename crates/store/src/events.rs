@@ -1,5 +1,3 @@
-use std::collections::HashSet;
-
 use bytes::Bytes;
 use chrono::{DateTime, Datelike, NaiveDate, TimeDelta, Utc};
 use deadpool_postgres::GenericClient;
@@ -93,10 +91,10 @@ WITH given AS MATERIALIZED (
         AND NOT EXISTS (SELECT FROM events e WHERE e.tenant_id = g.tenant_id AND e.id = g.id AND e.day = $7 - 1)
         AND NOT EXISTS (SELECT FROM events e WHERE e.tenant_id = g.tenant_id AND e.id = g.id AND e.day = $7 + 1)
     ON CONFLICT DO NOTHING
-    RETURNING tenant_id, id
+    RETURNING position
 )
-SELECT batch.id, g.tenant_known, g.type_known, g.webhooks_version, s.id IS NOT NULL
-FROM given g CROSS JOIN batch LEFT JOIN stored s ON s.tenant_id = g.tenant_id AND s.id = g.id
+SELECT batch.id, g.tenant_known, g.type_known, g.webhooks_version, g.place = ANY (ARRAY(SELECT position FROM stored))
+FROM given g CROSS JOIN batch
 ORDER BY g.place";
 
 /// Serialises hand-overs around midnight, where two partitions could each take the same event.
@@ -130,22 +128,7 @@ impl Store {
             query_hand_over(&client, events, now, lease, in_order).await?
         };
         let batch = rows.first().map(|row| row.get(0)).unwrap_or_default();
-        // Where one id is given twice at once, the statement stores the first and names both stored.
-        let mut seen = HashSet::with_capacity(events.len());
-        let events = events
-            .iter()
-            .zip(&rows)
-            .map(|(event, row)| {
-                let handed = read_handed(row);
-                let is_stored = matches!(handed, Handed::Stored { .. });
-                if is_stored && !seen.insert((event.tenant_id, &event.id)) {
-                    Handed::Repeated
-                } else {
-                    handed
-                }
-            })
-            .collect();
-        Ok(HandedOver { batch, day, events })
+        Ok(HandedOver { batch, day, events: rows.iter().map(read_handed).collect() })
     }
 }
 

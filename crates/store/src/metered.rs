@@ -117,7 +117,8 @@ WITH RECURSIVE gate AS MATERIALIZED (
     WHERE c.turn <= a.places
 ), claimed AS (
     UPDATE deliveries SET due_at = $6, leased_by = $5
-    WHERE ctid = ANY (ARRAY(SELECT ctid FROM chosen)) AND due_at IS NULL
+    -- A plain IS NULL would be looked up in the index of what waits, and the whole backlog read.
+    WHERE ctid = ANY (ARRAY(SELECT ctid FROM chosen)) AND coalesce(due_at, 'infinity') = 'infinity'
     RETURNING webhook_id, attempts, tenant_id, event_id, event_day
 ), result AS (
     SELECT a.webhook_id, a.rate, a.from_at, a.is_draining, a.key_after,

@@ -20,6 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(25);
 /// No transaction of Postrider's waits for anything but the database. One that does belongs to a process whose machine is
 /// gone; the database must not keep its locks until TCP notices, which takes two hours.
 const IDLE_IN_TRANSACTION_TIMEOUT_MS: u32 = 10_000;
+/// Tables of unfinished work are empty at one moment and hold a million rows at the next: what the planner knows of them is
+/// wrong as a rule, and planning anew each time costs more than most statements. So each statement is planned once, for the
+/// indexes it was written for.
+const PLANNING: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_bitmapscan=off";
 /// A peer that vanished without a word is noticed after about this long.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -43,7 +47,7 @@ impl Store {
         if config.get_options().is_none() {
             config.options(format!(
                 "-c statement_timeout={STATEMENT_TIMEOUT_MS} \
-                 -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS} -c timezone=UTC"
+                 -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS} -c timezone=UTC {PLANNING}"
             ));
         }
         config.connect_timeout(CONNECTION_TIMEOUT).tcp_user_timeout(TCP_USER_TIMEOUT);

@@ -92,6 +92,9 @@ impl Batch {
 
 // One statement is one transaction and one round trip. Writing the same twice, after a connection was lost and nobody
 // knows whether it was committed, changes nothing.
+//
+// Rows are looked up one by one, by subqueries that give a value: for EXISTS and for joins the planner can decide to read all
+// of a table instead.
 const RECORD: &str = "-- record
 WITH attempts AS (
     INSERT INTO delivery_attempts (tenant_id, webhook_id, event_id, event_day, event_type, attempt, started_at,
@@ -106,17 +109,19 @@ WITH attempts AS (
         $18::timestamptz[], $19::uuid[], $24::bigint[]) AS g (tenant_id, webhook_id, event_id, event_day, accepted_at,
         attempts, due_at, leased_by, batch_id)
     WHERE CASE WHEN g.batch_id IS NULL
-        THEN EXISTS (SELECT FROM deliveries x
+        THEN (SELECT true FROM deliveries x
             WHERE x.webhook_id = g.webhook_id AND x.event_id = g.event_id AND x.event_day = g.event_day)
-        ELSE EXISTS (SELECT FROM open_batches b WHERE b.id = g.batch_id AND b.leased_by = $25) END
+        ELSE (SELECT true FROM open_batches b WHERE b.id = g.batch_id AND b.leased_by = $25) END
     ON CONFLICT (webhook_id, event_id, event_day)
     DO UPDATE SET attempts = excluded.attempts, due_at = excluded.due_at, leased_by = excluded.leased_by
         -- One without an attempt of its own has nothing to say of a delivery that somebody else holds by now.
         WHERE d.attempts < excluded.attempts
             OR (d.attempts = excluded.attempts AND (d.leased_by IS NULL OR d.leased_by = $25))
 ), finished AS (
-    DELETE FROM deliveries d USING unnest($20::uuid[], $21::text[], $22::date[]) AS g (webhook_id, event_id, event_day)
-    WHERE d.webhook_id = g.webhook_id AND d.event_id = g.event_id AND d.event_day = g.event_day
+    DELETE FROM deliveries WHERE ctid = ANY (ARRAY(
+        SELECT (SELECT d.ctid FROM deliveries d
+            WHERE d.webhook_id = g.webhook_id AND d.event_id = g.event_id AND d.event_day = g.event_day)
+        FROM unnest($20::uuid[], $21::text[], $22::date[]) AS g (webhook_id, event_id, event_day)))
 )
 DELETE FROM open_batches WHERE id = ANY($23) AND leased_by = $25";
 

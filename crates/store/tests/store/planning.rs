@@ -1,0 +1,101 @@
+//! The tables of unfinished work are read by index, however large they are and whatever the planner believes of them.
+
+use chrono::{TimeDelta, Utc};
+use domain::{GateSettings, TenantId, WebhookId};
+use postrider_store::{AttemptRecord, Batch, DeliveryKey, Parked, Store};
+use test_support::{ENCRYPTION_KEYS, TestDatabase, eventually};
+use tokio_postgres::Client;
+
+use crate::{event, lease, new_tenant, webhook_at};
+
+const BACKLOG: i64 = 20_000;
+const ROUNDS: usize = 10;
+
+/// A backlog that has just come to wait, of which the planner believes that nothing waits.
+async fn plant_backlog(client: &Client, tenant: TenantId, webhook: WebhookId) {
+    let due =
+        "INSERT INTO deliveries (accepted_at, due_at, event_day, attempts, tenant_id, webhook_id, event_id)
+        SELECT now(), now(), CURRENT_DATE, 1, $1, $2, 'waiting-' || n FROM generate_series(1, $3::bigint) n";
+    client.execute(due, &[&tenant.0, &webhook.0, &BACKLOG]).await.unwrap();
+    client.batch_execute("ANALYZE deliveries").await.unwrap();
+    client.execute("UPDATE deliveries SET due_at = NULL", &[]).await.unwrap();
+    let draining = "UPDATE webhook_health SET is_draining = true WHERE webhook_id = $1";
+    client.execute(draining, &[&webhook.0]).await.unwrap();
+}
+
+/// A delivery is handed over, fails, is taken on again, fails again and is finished; a backlog drains beside it.
+async fn round(store: &Store, tenant: TenantId, [webhook, draining]: [WebhookId; 2], number: usize) {
+    let (now, lease) = (Utc::now(), lease(Utc::now()));
+    let event = event(tenant, &format!("event-{number}"));
+    let handed = store.hand_over(&[&event], now, lease, false).await.unwrap();
+    let key = DeliveryKey { webhook_id: webhook, event_id: event.id.clone(), event_day: handed.day };
+    let attempt = AttemptRecord {
+        key: key.clone(),
+        tenant_id: tenant,
+        event_type: event.event_type.clone(),
+        attempt: 1,
+        started_at: now,
+        duration_ms: 1,
+        status_code: Some(500),
+        error: Some("status"),
+        next_attempt_at: Some(now),
+    };
+    let parked = Parked {
+        key: key.clone(),
+        tenant_id: tenant,
+        accepted_at: now,
+        attempts: 1,
+        due_at: Some(now),
+        leased_by: None,
+        batch: Some(handed.batch),
+    };
+    let again = Parked { attempts: 2, batch: None, ..parked.clone() };
+    let settled = vec![handed.batch];
+    for batch in [
+        Batch { attempts: vec![attempt], parked: vec![parked], settled, ..Batch::default() },
+        Batch { parked: vec![again], ..Batch::default() },
+        Batch { finished: vec![key], ..Batch::default() },
+    ] {
+        store.record(&batch, lease.holder).await.unwrap();
+        if batch.finished.is_empty() {
+            let due = store.claim_due(now + TimeDelta::seconds(1), 10, 10, lease).await.unwrap();
+            assert_eq!(due.deliveries.len(), 1);
+        }
+    }
+    store.waiting_webhooks(None, 500).await.unwrap();
+    store.claim_metered(&[(draining, 1)], 100, now, lease).await.unwrap();
+    store.claim_waiting(&[(draining, 1)], lease).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_makes_no_other_delivery_dearer() {
+    let database = TestDatabase::create().await;
+    let client = database.client().await;
+    let store = Store::new(database.url(), 1).unwrap().with_keys(ENCRYPTION_KEYS.parse().unwrap());
+    let tenant = new_tenant(&store).await;
+    let webhook = webhook_at(&store, tenant, "https://example.com/1", GateSettings::default()).await.id;
+    let draining = webhook_at(&store, tenant, "https://example.com/2", GateSettings::default()).await.id;
+    // Everything is planned while there is nothing, as at the start of a process.
+    client
+        .batch_execute("ALTER TABLE deliveries SET (autovacuum_enabled = off); ANALYZE deliveries")
+        .await
+        .unwrap();
+    round(&store, tenant, [webhook, draining], 0).await;
+    plant_backlog(&client, tenant, draining).await;
+    for number in 1..=ROUNDS {
+        round(&store, tenant, [webhook, draining], number).await;
+    }
+    // What a connection has read is counted when it ends.
+    drop(store);
+    eventually("the end of the connection", async || {
+        let asked = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND query LIKE '-- claim_waiting%'";
+        (database.count(asked).await == 0).then_some(())
+    })
+    .await;
+    let asked = "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_user_tables
+        WHERE relname IN ('deliveries', 'open_batches')";
+    let read = database.count(asked).await;
+    assert!(read > 0, "nothing was counted");
+    assert!(read < BACKLOG, "{read} rows were read for {ROUNDS} deliveries beside {BACKLOG} that wait");
+}
