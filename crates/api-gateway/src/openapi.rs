@@ -26,6 +26,7 @@ use crate::routes::{event_types, events, history, plans, tenants, webhooks};
         webhooks::pause::resume,
         webhooks::test::test,
         webhooks::retry_schedule::preview,
+        webhooks::filter_test::test,
         history::list,
         events::publish,
         tenants::usage,

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use domain::{Event, TenantId, WebhookId};
+use domain::{Event, EventData, TenantId, WebhookId};
 use sender::Target;
 use store::{Store, StoreError};
 
@@ -62,7 +62,8 @@ impl Routing {
     /// The webhooks that want an event.
     pub(crate) fn matching(&self, event: &Event) -> Vec<Arc<Target>> {
         let targets = self.targets(event.tenant_id);
-        targets.iter().filter(|target| target.webhook.matches(event)).cloned().collect()
+        let data = EventData::of_body(&event.body);
+        targets.iter().filter(|target| target.webhook.matches(event, &data)).cloned().collect()
     }
 
     /// One webhook, if it is there and on.

@@ -11,6 +11,7 @@ mod delivery_settings;
 mod event;
 mod event_link;
 mod event_type;
+mod filter;
 mod gate;
 mod health;
 mod ids;
@@ -35,6 +36,10 @@ pub use delivery_settings::{AttemptTimeout, DeliveryChange, DeliverySettings, Pa
 pub use event::{Event, parse_occurred_at};
 pub use event_link::EventLinks;
 pub use event_type::{EventPattern, EventType};
+pub use filter::{
+    EventData, Explanation, Filter, JudgedCondition, MAX_FILTER_BYTES, MAX_FILTER_DEPTH, MAX_FILTER_NODES,
+    MAX_FILTER_VALUES,
+};
 pub use gate::{GateChange, GateSettings, check_concurrency, check_rate};
 pub use health::{Gate, Health};
 pub use ids::{EventId, OrderingKey, SessionId, TenantId, WebhookId};

@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 use url::{Host, Url};
 
 use crate::{
-    AddressPolicy, DeliverySettings, Description, Event, EventPattern, GateSettings, Invalid, Metadata,
-    SessionId, TenantId, WebhookId,
+    AddressPolicy, DeliverySettings, Description, Event, EventData, EventPattern, Filter, GateSettings,
+    Invalid, Metadata, SessionId, TenantId, WebhookId,
 };
 
 /// Most event patterns one webhook may name.
@@ -204,6 +204,8 @@ pub struct Webhook {
     pub events: Vec<EventPattern>,
     /// Wanted sessions; `None` wants all, also events of no session.
     pub session_ids: Option<Vec<SessionId>>,
+    /// What it wants of an event's data; `None` wants all.
+    pub filter: Option<Filter>,
     /// Signs the deliveries.
     pub secret: Result<SecretBytes, SecretUnreadable>,
     /// Off means that nothing is delivered.
@@ -241,6 +243,7 @@ impl Webhook {
             url,
             events,
             session_ids: None,
+            filter: None,
             secret: Ok(secret),
             is_active: true,
             disabled: None,
@@ -261,8 +264,15 @@ impl Webhook {
         rate_limit.is_some() || concurrency.is_some() || is_ordered || self.paused_at.is_some()
     }
 
-    /// Whether the event goes to this webhook.
-    pub fn matches(&self, event: &Event) -> bool {
+    /// Whether the event, which has this data, goes to this webhook. Data that cannot be judged does: what it wants must not
+    /// be missed.
+    pub fn matches(&self, event: &Event, data: &EventData<'_>) -> bool {
+        self.subscribes_to(event)
+            && self.filter.as_ref().is_none_or(|filter| data.value().is_none_or(|data| filter.matches(data)))
+    }
+
+    /// Whether the event goes to this webhook, as far as type and session tell.
+    pub fn subscribes_to(&self, event: &Event) -> bool {
         self.is_active
             && self.events.iter().any(|pattern| pattern.matches(&event.event_type))
             && match (&self.session_ids, &event.session_id) {

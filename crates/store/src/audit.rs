@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use domain::{EventId, TenantId, Webhook, WebhookId};
+use domain::{EventData, EventId, TenantId, Webhook, WebhookId};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
@@ -11,6 +11,8 @@ use crate::{BatchId, Store, StoreError};
 
 /// Events looked at by one query.
 const EVENTS_PER_STEP: i64 = 10_000;
+/// Bodies read by one query: some 32 MiB at most.
+const BODIES_PER_STEP: usize = 128;
 /// Most findings that a report names; more are only counted.
 const MAX_FINDINGS: usize = 1_000;
 /// How far the clocks of a gateway and a dispatcher may be apart: a webhook created or changed so close to an event
@@ -83,6 +85,13 @@ FROM events
 WHERE day BETWEEN $1 AND $2 AND accepted_at >= $3 AND accepted_at < $4 AND (batch_id, tenant_id, id) > ($5, $6, $7)
 ORDER BY batch_id, tenant_id, id LIMIT $8";
 
+// Only of events whose webhook has a filter: bodies are large.
+const EVENT_BODIES: &str = "-- event_bodies
+SELECT e.body
+FROM unnest($1::uuid[], $2::text[], $3::date[]) WITH ORDINALITY AS g (tenant_id, id, day, place)
+LEFT JOIN events e ON e.tenant_id = g.tenant_id AND e.id = g.id AND e.day = g.day
+ORDER BY g.place";
+
 // One statement sees one moment: a delivery that moves on meanwhile is seen either before or after, never in between.
 const AUDIT_DELIVERIES: &str = "-- audit_deliveries
 WITH attempted AS (
@@ -122,6 +131,20 @@ struct Expected {
     order: Option<(i64, String)>,
     /// Whether the webhook wanted it then as it does now.
     is_certain: bool,
+}
+
+impl Expected {
+    fn new(webhook: &Webhook, stored: &StoredEvent) -> Self {
+        let order = || (stored.sequence(), stored.event.order().to_owned());
+        Self {
+            order: webhook.gate.is_ordered.then(order),
+            is_certain: webhook.updated_at <= stored.accepted_at - CLOCK_SLACK,
+            key: key(webhook.id, &stored.event.id, stored.day),
+            tenant_id: stored.event.tenant_id,
+            accepted_at: stored.accepted_at,
+            batch: stored.place.0,
+        }
+    }
 }
 
 /// What is known of it.
@@ -200,25 +223,46 @@ impl Store {
         tenants.dedup();
         let webhooks: HashMap<TenantId, Vec<Webhook>> = self.webhooks_of_tenants(&tenants).await?;
         let mut expected = Vec::new();
-        for (batch, stored) in step {
+        let mut filtered = Vec::new();
+        for (_, stored) in step {
             for webhook in webhooks.get(&stored.event.tenant_id).into_iter().flatten() {
                 if webhook.created_at > stored.accepted_at - CLOCK_SLACK {
                     continue; // newer than the event
                 }
-                if webhook.matches(&stored.event) {
-                    let order = || (stored.sequence(), stored.event.order().to_owned());
-                    expected.push(Expected {
-                        order: webhook.gate.is_ordered.then(order),
-                        is_certain: webhook.updated_at <= stored.accepted_at - CLOCK_SLACK,
-                        key: key(webhook.id, &stored.event.id, stored.day),
-                        tenant_id: stored.event.tenant_id,
-                        accepted_at: stored.accepted_at,
-                        batch: *batch,
-                    });
+                match webhook.filter {
+                    _ if !webhook.subscribes_to(&stored.event) => {}
+                    None => expected.push(Expected::new(webhook, stored)),
+                    Some(_) => filtered.push((webhook, stored)),
+                }
+            }
+        }
+        for some in filtered.chunks(BODIES_PER_STEP) {
+            let bodies = self.event_bodies(some.iter().map(|(_, stored)| *stored)).await?;
+            for ((webhook, stored), body) in some.iter().zip(bodies) {
+                // One without a body was dropped with its partition meanwhile.
+                let matches = |body: Vec<u8>| webhook.matches(&stored.event, &EventData::of_body(&body));
+                if body.is_some_and(matches) {
+                    expected.push(Expected::new(webhook, stored));
                 }
             }
         }
         Ok(expected)
+    }
+
+    async fn event_bodies(
+        &self,
+        events: impl Iterator<Item = &StoredEvent>,
+    ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        let (mut tenants, mut ids, mut days): (Vec<Uuid>, Vec<&str>, Vec<NaiveDate>) = Default::default();
+        for stored in events {
+            tenants.push(stored.event.tenant_id.0);
+            ids.push(stored.event.id.as_str());
+            days.push(stored.day);
+        }
+        let client = self.connection().await?;
+        let statement = client.prepare_cached(EVENT_BODIES).await?;
+        let rows = client.query(&statement, &[&tenants, &ids, &days]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     /// Looks at attempts made soon after the events at first, and only for what is not settled by them at all later ones.

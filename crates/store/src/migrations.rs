@@ -17,7 +17,7 @@ pub struct Migration {
 }
 
 /// Every migration, oldest first. The files are part of the binary.
-const MIGRATIONS: [Migration; 8] = [
+const MIGRATIONS: [Migration; 9] = [
     Migration {
         version: 1,
         name: "0001_foundation",
@@ -53,6 +53,11 @@ const MIGRATIONS: [Migration; 8] = [
         version: 8,
         name: "0008_webhook_settings",
         sql: include_str!("../../../migrations/0008_webhook_settings.sql"),
+    },
+    Migration {
+        version: 9,
+        name: "0009_payload_filters",
+        sql: include_str!("../../../migrations/0009_payload_filters.sql"),
     },
 ];
 

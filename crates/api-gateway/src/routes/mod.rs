@@ -27,6 +27,11 @@ pub(crate) fn all(app: &mut ServiceConfig) {
             .default_service(web::to(async || not_allowed("GET, HEAD, POST"))),
     )
     .service(
+        web::resource("/api/webhooks/filter/test")
+            .route(web::post().to(webhooks::filter_test::test))
+            .default_service(web::to(async || not_allowed("POST"))),
+    )
+    .service(
         web::resource("/api/webhooks/retry-schedule/preview")
             .route(web::post().to(webhooks::retry_schedule::preview))
             .default_service(web::to(async || not_allowed("POST"))),

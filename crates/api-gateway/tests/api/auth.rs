@@ -118,6 +118,12 @@ async fn each_route_wants_its_scope_and_admin_alone_opens_none() {
         (Method::POST, format!("/api/webhooks/{id}/resume"), None, "webhooks:write"),
         (Method::POST, format!("/api/webhooks/{id}/test"), None, "webhooks:write"),
         (Method::GET, format!("/api/webhooks/{id}/history"), None, "webhooks:read"),
+        (
+            Method::POST,
+            "/api/webhooks/filter/test".to_owned(),
+            Some(r#"{"filter":{"a":1},"data":1}"#),
+            "webhooks:read",
+        ),
         (Method::POST, "/api/webhooks/retry-schedule/preview".to_owned(), None, "webhooks:read"),
         (Method::POST, "/api/events".to_owned(), Some(event), "events:publish"),
         (Method::GET, "/api/usage".to_owned(), None, "webhooks:read"),

@@ -5,6 +5,7 @@ mod auth;
 mod contract;
 mod docs;
 mod errors;
+mod filters;
 mod helpers;
 mod history;
 mod limits;

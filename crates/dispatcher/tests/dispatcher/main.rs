@@ -3,6 +3,7 @@
 
 mod crashes;
 mod delivering;
+mod filters;
 mod gates;
 mod helpers;
 mod metered;

@@ -1,7 +1,7 @@
 use chrono::{DateTime, Utc};
 use domain::{
-    CustomHeaders, DeliveryChange, Description, DisabledReason, EventPattern, GateChange, HeadersChange,
-    MetadataChange, SecretBytes, SessionId, TenantId, Webhook, WebhookId, WebhookUrl,
+    CustomHeaders, DeliveryChange, Description, DisabledReason, EventPattern, Filter, GateChange,
+    HeadersChange, MetadataChange, SecretBytes, SessionId, TenantId, Webhook, WebhookId, WebhookUrl,
 };
 
 use super::row::{Columns, webhook_columns};
@@ -18,6 +18,8 @@ pub struct WebhookChange {
     pub events: Option<Vec<EventPattern>>,
     /// Wanted sessions; `Some(None)` wants all again.
     pub session_ids: Option<Option<Vec<SessionId>>>,
+    /// What it wants of an event's data; `Some(None)` wants all again.
+    pub filter: Option<Option<Filter>>,
     /// Signs the deliveries from now on.
     pub secret: Option<SecretBytes>,
     /// Whether it is on.
@@ -47,7 +49,7 @@ UPDATE webhooks SET updated_at = $3, url = $4, events = $5, session_ids = $6, du
     disabled_reason = CASE WHEN $10 THEN NULL ELSE disabled_reason END,
     disabled_at = CASE WHEN $10 THEN NULL ELSE disabled_at END,
     rate_limit = $11, concurrency = $12, drain_rate = $13, is_ordered = $14, description = $15, metadata = $16::text::jsonb,
-    headers = $17, headers_key_id = $18, timeout_ms = $19, retry_schedule = $20, is_thin = $21, payload_version = $22
+    headers = $17, headers_key_id = $18, timeout_ms = $19, retry_schedule = $20, is_thin = $21, payload_version = $22, filter = $23
 WHERE id = $1 AND tenant_id = $2
 RETURNING ",
     webhook_columns!()
@@ -86,6 +88,7 @@ impl WebhookChange {
         set(&mut after.url, &self.url);
         set(&mut after.events, &self.events);
         set(&mut after.session_ids, &self.session_ids);
+        set(&mut after.filter, &self.filter);
         set(&mut after.secret, &self.secret.clone().map(Ok));
         set(&mut after.is_active, &self.is_active);
         set(&mut after.description, &self.description);

@@ -1,7 +1,7 @@
 use chrono::{DateTime, Utc};
 use domain::{
-    DeliverySettings, Description, EventPattern, GateSettings, Invalid, Metadata, SecretBytes, SessionId,
-    TenantId, Webhook, WebhookUrl,
+    DeliverySettings, Description, EventPattern, Filter, GateSettings, Invalid, Metadata, SecretBytes,
+    SessionId, TenantId, Webhook, WebhookUrl,
 };
 use tokio_postgres::error::SqlState;
 
@@ -18,6 +18,8 @@ pub struct NewWebhook {
     pub events: Vec<EventPattern>,
     /// Wanted sessions; `None` wants all.
     pub session_ids: Option<Vec<SessionId>>,
+    /// What it wants of an event's data; `None` wants all.
+    pub filter: Option<Filter>,
     /// Signs the deliveries.
     pub secret: SecretBytes,
     /// Whether it is on from the start.
@@ -81,9 +83,9 @@ const INSERT_WEBHOOK: &str = concat!(
     "-- insert_webhook
 INSERT INTO webhooks (id, tenant_id, created_at, updated_at, url, events, session_ids, duplicate_key, secret, secret_key_id,
     is_active, rate_limit, concurrency, drain_rate, is_ordered, description, metadata, headers, headers_key_id, timeout_ms,
-    retry_schedule, is_thin, payload_version)
+    retry_schedule, is_thin, payload_version, filter)
 VALUES ($1, $2, $3, $3, $4, $5, $6, md5($7), $8, $9, $10, $11, $12, $13, $14, $15, $16::text::jsonb, $17, $18, $19, $20, $21,
-    $22)
+    $22, $23)
 RETURNING ",
     webhook_columns!()
 );
@@ -95,6 +97,7 @@ impl NewWebhook {
             url,
             events,
             session_ids: None,
+            filter: None,
             secret,
             is_active: true,
             gate: GateSettings::default(),
@@ -107,6 +110,7 @@ impl NewWebhook {
     fn into_webhook(self, tenant: TenantId, now: DateTime<Utc>) -> Webhook {
         Webhook {
             session_ids: self.session_ids,
+            filter: self.filter,
             is_active: self.is_active,
             gate: self.gate,
             delivery: self.delivery,

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use domain::{
-    AttemptTimeout, CustomHeaders, DeliverySettings, Description, EventPattern, GateSettings, Invalid,
-    Metadata, PayloadVersion, RetrySchedule, SecretBytes, SecretUnreadable, TenantId, Webhook, WebhookId,
-    WebhookUrl,
+    AttemptTimeout, CustomHeaders, DeliverySettings, Description, EventPattern, Filter, GateSettings,
+    Invalid, Metadata, PayloadVersion, RetrySchedule, SecretBytes, SecretUnreadable, TenantId, Webhook,
+    WebhookId, WebhookUrl,
 };
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -20,7 +20,7 @@ macro_rules! webhook_columns {
     () => {
         "id, tenant_id, url, events, session_ids, secret, secret_key_id, is_active, disabled_reason, disabled_at, \
          rate_limit, concurrency, drain_rate, is_ordered, paused_at, created_at, updated_at, description, \
-         metadata::text AS metadata, headers, headers_key_id, timeout_ms, retry_schedule, is_thin, payload_version"
+         metadata::text AS metadata, headers, headers_key_id, timeout_ms, retry_schedule, is_thin, payload_version, filter"
     };
 }
 pub(super) use webhook_columns;
@@ -42,6 +42,7 @@ pub(super) struct Columns<'a> {
     timeout_ms: Option<i32>,
     retry_schedule: Option<Vec<i32>>,
     payload_version: i16,
+    filter: Option<&'a str>,
 }
 
 impl<'a> Columns<'a> {
@@ -63,12 +64,13 @@ impl<'a> Columns<'a> {
             timeout_ms: integer(delivery.timeout.map(AttemptTimeout::as_ms)),
             retry_schedule: delivery.retry_schedule.as_ref().map(seconds),
             payload_version: delivery.payload_version.number(),
+            filter: webhook.filter.as_ref().map(Filter::as_str),
             webhook,
         }
     }
 
-    /// The parameters of the statements that write, `$1` to `$22`.
-    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 22] {
+    /// The parameters of the statements that write, `$1` to `$23`.
+    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 23] {
         [
             &self.webhook.id.0,
             &self.webhook.tenant_id.0,
@@ -92,6 +94,7 @@ impl<'a> Columns<'a> {
             &self.retry_schedule,
             &self.webhook.delivery.is_thin,
             &self.payload_version,
+            &self.filter,
         ]
     }
 }
@@ -146,6 +149,7 @@ pub(super) fn parse_webhook(row: &Row, keys: &Keyring) -> Result<Webhook, Invali
         session_ids: session_ids
             .map(|ids| ids.into_iter().map(str::parse).collect::<Result<_, _>>())
             .transpose()?,
+        filter: row.get::<_, Option<&str>>("filter").map(str::parse).transpose()?,
         secret: open_secret(row, keys, place),
         is_active: row.get("is_active"),
         disabled: reason.map(str::parse).transpose()?.zip(disabled_at),

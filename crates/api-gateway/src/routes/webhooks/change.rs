@@ -5,14 +5,15 @@ use domain::{
     DeliveryChange, GateChange, HeadersChange, Invalid, MetadataChange, Scope, SecretBytes, WebhookUrl,
 };
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use signing::Secret;
 use store::{EventTypeRow, WebhookChange};
 use utoipa::ToSchema;
 
 use super::parse_id;
 use super::settings::{
-    Pairs, parse_concurrency, parse_description, parse_events, parse_rate, parse_schedule, parse_sessions,
-    parse_timeout, parse_version,
+    Pairs, parse_concurrency, parse_description, parse_events, parse_filter, parse_rate, parse_schedule,
+    parse_sessions, parse_timeout, parse_version,
 };
 use super::view::{WebhookWithSecret, view_with_health};
 use crate::auth::Authenticated;
@@ -39,6 +40,10 @@ pub(crate) struct ChangeWebhook {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<Vec<String>>)]
     session_ids: Option<Option<Vec<String>>>,
+    /// Null wants everything again.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Object>)]
+    filter: Option<Option<Box<RawValue>>>,
     /// False cancels what waits to be delivered; true also ends a switch-off by Postrider.
     #[serde(default, deserialize_with = "present")]
     is_active: Option<bool>,
@@ -140,6 +145,7 @@ fn parse_change(
         events: errors.keep("events", events).flatten(),
         session_ids: errors.keep("sessionIds", session_ids).flatten(),
         secret: errors.keep("secret", secret).flatten().map(|secret| SecretBytes::new(secret.expose_bytes())),
+        filter: request.filter.map(|filter| parse_filter(&mut errors, filter.as_deref())),
         is_active: request.is_active,
         gate: GateChange {
             rate_limit: request.rate_limit.map(|rate| parse_rate(&mut errors, "rateLimit", rate)),

@@ -5,13 +5,14 @@ use domain::{
     CustomHeaders, DeliverySettings, GateSettings, Health, Metadata, Scope, SecretBytes, WebhookUrl,
 };
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use signing::Secret;
 use store::{EventTypeRow, NewWebhook};
 use utoipa::ToSchema;
 
 use super::settings::{
-    Pairs, parse_concurrency, parse_description, parse_events, parse_rate, parse_schedule, parse_sessions,
-    parse_timeout, parse_version,
+    Pairs, parse_concurrency, parse_description, parse_events, parse_filter, parse_rate, parse_schedule,
+    parse_sessions, parse_timeout, parse_version,
 };
 use super::view::{WebhookView, WebhookWithSecret};
 use crate::auth::Authenticated;
@@ -36,6 +37,12 @@ pub(crate) struct CreateWebhook {
     secret: Option<String>,
     /// Only events of these sessions (at most 1000); absent or null wants all.
     session_ids: Option<Vec<String>>,
+    /// Only events whose `data` matches; absent or null wants all. `{"amount": {"$gte": 100}, "customer.country": "DE"}` wants
+    /// both. A field is a path with dots, where a number picks from an array; it is compared with a value, or by `$eq`, `$ne`,
+    /// `$in`, `$gt`, `$gte`, `$lt`, `$lte`, `$prefix`, `$exists`. `$and`, `$or` (lists) and `$not` combine filters. At most
+    /// 8 KiB, 64 conditions and combinations, nested 8 deep. Try it with `POST /api/webhooks/filter/test`.
+    #[schema(value_type = Option<Object>, example = json!({"amount": {"$gte": 100}}))]
+    filter: Option<Box<RawValue>>,
     /// Whether events are delivered from the start; true when absent.
     is_active: Option<bool>,
     /// Most deliveries a second, of all dispatchers together: 1 to 10,000; no limit when absent or null.
@@ -119,6 +126,7 @@ fn parse(
     let secret = request.secret.map_or_else(|| Ok(Secret::generate()), |secret| secret.parse::<Secret>());
     let secret = errors.keep("secret", secret);
     let sessions = errors.keep("sessionIds", request.session_ids.as_deref().map(parse_sessions).transpose());
+    let filter = parse_filter(&mut errors, request.filter.as_deref());
     let gate = GateSettings {
         rate_limit: parse_rate(&mut errors, "rateLimit", request.rate_limit),
         concurrency: parse_concurrency(&mut errors, request.concurrency),
@@ -145,6 +153,7 @@ fn parse(
     };
     let new = NewWebhook {
         session_ids,
+        filter,
         is_active: request.is_active.unwrap_or(true),
         gate,
         delivery,

@@ -4,6 +4,7 @@ pub(crate) mod change;
 pub(crate) mod create;
 pub(crate) mod delete;
 mod exchange;
+pub(crate) mod filter_test;
 pub(crate) mod pause;
 pub(crate) mod read;
 pub(crate) mod retry_schedule;

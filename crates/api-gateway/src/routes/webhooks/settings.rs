@@ -6,11 +6,12 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use domain::{
-    AttemptTimeout, Description, EventPattern, Invalid, MAX_EVENTS_PER_WEBHOOK, MAX_SESSIONS_PER_WEBHOOK,
-    PayloadVersion, RetrySchedule, SessionId, check_concurrency, check_rate,
+    AttemptTimeout, Description, EventPattern, Filter, Invalid, MAX_EVENTS_PER_WEBHOOK,
+    MAX_SESSIONS_PER_WEBHOOK, PayloadVersion, RetrySchedule, SessionId, check_concurrency, check_rate,
 };
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use store::EventTypeRow;
 
 use crate::body::FieldErrors;
@@ -51,6 +52,10 @@ pub(super) fn parse_sessions<S: AsRef<str>>(sessions: &[S]) -> Result<Vec<Sessio
         return Err(Invalid::new(format!("sessionIds must name 1 to {limit} sessions, or be null for all")));
     }
     sessions.iter().map(|session| session.as_ref().parse()).collect()
+}
+
+pub(super) fn parse_filter(errors: &mut FieldErrors, json: Option<&RawValue>) -> Option<Filter> {
+    json.and_then(|json| errors.keep("filter", json.get().parse()))
 }
 
 pub(super) fn parse_description(errors: &mut FieldErrors, text: Option<&str>) -> Option<Description> {

@@ -3,8 +3,8 @@ use actix_web::{HttpResponse, web};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use domain::{
-    Cause, Event, EventId, EventType, Scope, SessionId, SessionState, TenantId, Webhook, check_data,
-    render_body,
+    Cause, Event, EventData, EventId, EventType, Scope, SessionId, SessionState, TenantId, Webhook,
+    check_data, render_body,
 };
 use sender::{Attempted, Capture, Fault, Target};
 use serde::{Deserialize, Serialize};
@@ -70,7 +70,8 @@ struct TestEvent {
     #[serde(rename = "type")]
     #[schema(example = "message.received")]
     event_type: String,
-    /// Whether the webhook would be sent such an event if it were published: by its `events`, `sessionIds` and `isActive`.
+    /// Whether the webhook would be sent such an event if it were published: by its `events`, `sessionIds`, `filter` and
+    /// `isActive`.
     wanted: bool,
 }
 
@@ -230,7 +231,7 @@ impl TestResult {
             event: TestEvent {
                 id: event.id.to_string(),
                 event_type: event.event_type.to_string(),
-                wanted: webhook.matches(event),
+                wanted: webhook.matches(event, &EventData::of_body(&event.body)),
             },
             started_at: timestamp(started_at),
             duration_ms: u64::try_from(attempted.duration.as_millis()).unwrap_or(u64::MAX),

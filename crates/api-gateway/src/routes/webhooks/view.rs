@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use chrono::Utc;
 use domain::{AttemptTimeout, CustomHeaders, Gate, Health, REDACTED, RetrySchedule, Webhook};
 use serde::Serialize;
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::timestamp;
@@ -29,6 +30,9 @@ pub(crate) struct WebhookView {
     is_active: bool,
     /// Wanted sessions; null wants all.
     session_ids: Option<Vec<String>>,
+    /// What it wants of an event's `data`; null wants all.
+    #[schema(value_type = Option<Object>, example = json!({"amount": {"$gte": 100}}))]
+    filter: Option<Box<RawValue>>,
     /// Most deliveries a second, of all dispatchers together; null: no limit.
     rate_limit: Option<u32>,
     /// Most requests under way at a time, of all dispatchers together; null: each dispatcher's default.
@@ -144,6 +148,10 @@ impl WebhookView {
                 .session_ids
                 .as_ref()
                 .map(|sessions| sessions.iter().map(ToString::to_string).collect()),
+            filter: webhook
+                .filter
+                .as_ref()
+                .and_then(|filter| RawValue::from_string(filter.as_str().to_owned()).ok()),
             rate_limit: webhook.gate.rate_limit,
             concurrency: webhook.gate.concurrency,
             drain_rate: webhook.gate.drain_rate,
