@@ -39,7 +39,7 @@ struct All {
     disabled: Counter,
     oldest_due_age: Reading,
     backlog: Labelled<BacklogState, Reading>,
-    partition_days_ahead: Reading,
+    partitions_ahead: Reading,
     audit_events: Gauge,
     audit_lost: Gauge,
     audit_repaired: Gauge,
@@ -196,7 +196,7 @@ impl Metrics {
             disabled: Counter::default(),
             oldest_due_age: Reading::default(),
             backlog: Labelled::default(),
-            partition_days_ahead: Reading::default(),
+            partitions_ahead: Reading::default(),
             audit_events: Gauge::default(),
             audit_lost: Gauge::default(),
             audit_repaired: Gauge::default(),
@@ -292,10 +292,10 @@ impl Metrics {
     }
 
     /// For how many days there are partitions; `None` while the database does not say.
-    pub(crate) fn set_partition_days_ahead(&self, days: Option<i64>) {
+    pub(crate) fn set_partitions_ahead(&self, days: Option<i64>) {
         days.map_or_else(
-            || self.0.partition_days_ahead.forget(),
-            |days| self.0.partition_days_ahead.set(number(days)),
+            || self.0.partitions_ahead.forget(),
+            |days| self.0.partitions_ahead.set(number(days)),
         );
     }
 
@@ -398,11 +398,10 @@ impl All {
             ),
             self.backlog.clone(),
         );
-        registry.register_with_unit(
+        registry.register(
             "partitions_ahead",
-            format!("Days after today for which there are partitions, -1 when today has none; {same}"),
-            Unit::Other("days".to_owned()),
-            self.partition_days_ahead.clone(),
+            format!("Daily partitions that there are after today's, -1 when today has none; {same}"),
+            self.partitions_ahead.clone(),
         );
     }
 
@@ -534,11 +533,11 @@ mod tests {
         let backlog =
             Backlog { oldest_due_at: Some(now - TimeDelta::seconds(90)), due: 3, waiting: 2, later: 1 };
         metrics.set_backlog(Some(&backlog), now);
-        metrics.set_partition_days_ahead(Some(7));
+        metrics.set_partitions_ahead(Some(7));
         let text = shown(&registry);
         assert!(text.contains("oldest_due_age_seconds 90.0\n"), "{text}");
         assert!(text.contains("backlog_deliveries{state=\"waiting\"} 2.0\n"), "{text}");
-        assert!(text.contains("partitions_ahead_days 7.0\n"), "{text}");
+        assert!(text.contains("partitions_ahead 7.0\n"), "{text}");
         metrics.set_backlog(None, now);
         assert!(!shown(&registry).contains("backlog_deliveries"));
     }

@@ -96,7 +96,7 @@ pub(crate) async fn watch_database(
         let backlog = store.backlog(now).await;
         metrics.set_backlog(backlog.as_ref().ok(), now);
         let days = store.partition_days_ahead(now.date_naive()).await;
-        metrics.set_partition_days_ahead(days.as_ref().ok().copied());
+        metrics.set_partitions_ahead(days.as_ref().ok().copied());
         if let Some(error) = backlog.err().or(days.err()) {
             debug!(%error, "what waits in the database could not be read");
         }

@@ -27,7 +27,10 @@ pub fn install_crypto() {
 /// The version of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The commit it was made from, where whoever built it said so.
-pub const COMMIT: Option<&str> = option_env!("POSTRIDER_COMMIT");
+pub const COMMIT: Option<&str> = match option_env!("POSTRIDER_COMMIT") {
+    Some(commit) if !commit.is_empty() => Some(commit),
+    Some(_) | None => None,
+};
 
 /// What `--version` says.
 pub fn version() -> &'static str {

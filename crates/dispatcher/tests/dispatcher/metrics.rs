@@ -53,7 +53,7 @@ async fn what_happens_to_events_is_counted_and_every_metric_is_documented() {
         assert_eq!(sample(&counted, series), Some(count), "{series} in {counted}");
     }
     assert!(sample(&counted, "postrider_queue_lag_seconds_count").unwrap() >= 2.0, "{counted}");
-    assert!(sample(&counted, "postrider_partitions_ahead_days").unwrap() >= 2.0, "{counted}");
+    assert!(sample(&counted, "postrider_partitions_ahead").unwrap() >= 2.0, "{counted}");
     assert!(!counted.contains(&world.tenant.to_string()) && !counted.contains("127.0.0.1"));
     check_metrics_table("dispatcher", &counted);
     handle.stop(false).await;
