@@ -18,7 +18,7 @@ mod wait;
 pub use clock::ManualClock;
 pub use database::TestDatabase;
 pub use dns::NameServer;
-pub use metrics::{check_metrics_table, metrics_at, sample};
+pub use metrics::{check_metrics_table, check_selectors, metrics_at, sample};
 pub use proxy::{Direction, Proxy};
 pub use queue::{DeadLetter, TestBroker};
 pub use readme::check_configuration_table;

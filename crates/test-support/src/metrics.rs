@@ -54,3 +54,34 @@ pub fn check_metrics_table(used_by: &str, metrics: &str) {
     }
     assert!(problems.is_empty(), "deploy/METRICS.md:\n{problems}");
 }
+
+/// Fails where an alert or a dashboard selects series by labels that the metrics of this process do not have. Metrics of other
+/// processes are passed over.
+pub fn check_selectors(metrics: &str) {
+    let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy");
+    let mut files = vec![format!("{deploy}/prometheus/alerts.yaml")];
+    for name in ["overview", "delivery", "dispatcher"] {
+        files.push(format!("{deploy}/grafana/dashboards/{name}.json"));
+    }
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap().replace("\\\"", "\"");
+        for selection in text.split("postrider_").skip(1) {
+            let end =
+                selection.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(selection.len());
+            let (name, rest) = selection.split_at(end);
+            let Some((labels, _)) = rest.strip_prefix('{').and_then(|rest| rest.split_once('}')) else {
+                continue;
+            };
+            let name = format!("postrider_{name}{{");
+            let series: Vec<&str> = metrics.lines().filter(|line| line.starts_with(&name)).collect();
+            for (label, values) in labels.split(',').filter_map(|label| label.split_once('=')) {
+                let is_excluded = label.ends_with('!');
+                for value in values.trim_matches(['~', '"']).split('|').filter(|_| !is_excluded) {
+                    let wanted = format!("{label}=\"{value}\"");
+                    let is_there = series.is_empty() || series.iter().any(|series| series.contains(&wanted));
+                    assert!(is_there, "{file}: no {name}{wanted}}}");
+                }
+            }
+        }
+    }
+}

@@ -1,5 +1,5 @@
 use service::{health, metrics};
-use test_support::{check_metrics_table, eventually, metrics_at, sample};
+use test_support::{check_metrics_table, check_selectors, eventually, metrics_at, sample};
 
 use crate::helpers::TestApi;
 
@@ -33,6 +33,7 @@ async fn what_is_asked_and_accepted_is_counted_and_every_metric_is_documented() 
     }
     assert!(!counted.contains(&api.tenant.to_string()) && !counted.contains("/api/"));
     check_metrics_table("gateway", &counted);
+    check_selectors(&counted);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 use dispatcher::Dispatcher;
 use lapin::BasicProperties;
 use service::{health, metrics};
-use test_support::{Receiver, check_metrics_table, eventually, metrics_at, sample};
+use test_support::{Receiver, check_metrics_table, check_selectors, eventually, metrics_at, sample};
 
 use crate::helpers::World;
 
@@ -56,6 +56,7 @@ async fn what_happens_to_events_is_counted_and_every_metric_is_documented() {
     assert!(sample(&counted, "postrider_partitions_ahead").unwrap() >= 2.0, "{counted}");
     assert!(!counted.contains(&world.tenant.to_string()) && !counted.contains("127.0.0.1"));
     check_metrics_table("dispatcher", &counted);
+    check_selectors(&counted);
     handle.stop(false).await;
     assert!(dispatcher.shut_down().await, "the metrics do not keep the engine alive");
 }
