@@ -41,6 +41,8 @@ pub enum Code {
     MethodNotAllowed,
     /// 408: the request body did not arrive in time.
     RequestTimeout,
+    /// 412: the resource is not in the state that `If-Match` names; read it again.
+    PreconditionFailed,
     /// 413: the request body is too large.
     PayloadTooLarge,
     /// 415: the request body is not JSON.
@@ -51,7 +53,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::ValidationError,
         Self::Unauthorized,
         Self::Forbidden,
@@ -64,6 +66,7 @@ impl Code {
         Self::WhatsappUnavailable,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
+        Self::PreconditionFailed,
         Self::PayloadTooLarge,
         Self::UnsupportedMediaType,
         Self::ServiceUnavailable,
@@ -79,6 +82,7 @@ impl Code {
             Self::MethodNotAllowed => 405,
             Self::RequestTimeout => 408,
             Self::Conflict => 409,
+            Self::PreconditionFailed => 412,
             Self::PayloadTooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::RateLimited => 429,
@@ -232,6 +236,7 @@ impl ResponseError for ApiError {
             | Code::InternalError
             | Code::WhatsappUnavailable
             | Code::RequestTimeout
+            | Code::PreconditionFailed
             | Code::PayloadTooLarge
             | Code::UnsupportedMediaType => {}
         }
@@ -270,6 +275,10 @@ impl From<CreateError> for ApiError {
                 Self::new(Code::LimitExceeded, format!("Your plan allows {max} webhooks"))
             }
             CreateError::Invalid { field, problem } => Self::field(field, problem.to_string()),
+            CreateError::Stale => {
+                let message = "The webhook has changed meanwhile; read it again, and change what it is now";
+                Self::new(Code::PreconditionFailed, message)
+            }
             CreateError::UnknownTenant => Self::new(Code::Forbidden, "The tenant is not known"),
             CreateError::Store(error) => error.into(),
         }

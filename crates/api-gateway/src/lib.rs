@@ -7,6 +7,7 @@ pub mod config;
 mod cursor;
 mod envelope;
 mod error;
+mod etag;
 mod intake;
 mod metrics;
 mod openapi;

@@ -3,6 +3,7 @@
 //! One file for each table, with the queries beside the code that reads their rows. Times are always passed in: a query never
 //! asks the database what time it is, but for the one by which dispatchers set their clocks.
 
+mod activity;
 mod attempts;
 mod audit;
 mod audit_progress;
@@ -30,6 +31,7 @@ mod tenants;
 mod usage;
 mod webhooks;
 
+pub use activity::Activity;
 pub use attempts::{Attempt, AttemptCursor};
 pub use audit::{AuditFinding, AuditProblem, AuditReport};
 pub use audit_progress::AuditProgress;

@@ -10,6 +10,7 @@ mod helpers;
 mod history;
 mod limits;
 mod metrics;
+mod preconditions;
 mod process;
 mod publishing;
 mod testing;

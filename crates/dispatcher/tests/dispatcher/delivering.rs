@@ -80,7 +80,12 @@ async fn an_event_published_after_a_webhooks_creation_reaches_it_and_after_its_d
         }
     }
     for webhook in webhooks {
-        world.database.store.delete_webhook(world.tenant, webhook, world.clock.now()).await.unwrap();
+        world
+            .database
+            .store
+            .delete_webhook(world.tenant, webhook, &domain::Expected::Any, world.clock.now())
+            .await
+            .unwrap();
     }
     world.publish("late").await;
     world.wait_until_settled().await;

@@ -123,7 +123,9 @@ async fn a_paused_webhook_that_is_deleted_cancels_what_waits_for_it() {
     store.pause_webhook(world.tenant, webhook, world.clock.now()).await.unwrap().unwrap();
     world.publish("e1").await;
     eventually("it waits", async || (world.database.count(WAITING).await == 1).then_some(())).await;
-    assert!(store.delete_webhook(world.tenant, webhook, world.clock.now()).await.unwrap());
+    assert!(
+        store.delete_webhook(world.tenant, webhook, &domain::Expected::Any, world.clock.now()).await.unwrap()
+    );
     world.wait_until_settled().await;
     let history = world.history(webhook).await;
     assert_eq!(history.len(), 1);

@@ -107,7 +107,12 @@ async fn a_name_that_does_not_exist_or_has_no_address_or_is_broken_is_charged() 
         assert_eq!((history[0].attempt, history[0].error.as_deref()), (1, Some("dns")), "{name}");
         assert!(history[0].next_attempt_at.is_some(), "{name}");
         assert!(names.asked(name) > 0, "{name}");
-        world.database.store.delete_webhook(world.tenant, webhook, history[0].started_at).await.unwrap();
+        world
+            .database
+            .store
+            .delete_webhook(world.tenant, webhook, &domain::Expected::Any, history[0].started_at)
+            .await
+            .unwrap();
     }
 }
 
@@ -128,7 +133,12 @@ async fn one_address_that_is_not_public_refuses_the_whole_name() {
         let history = world.wait_for_history(webhook, 1).await;
         let error = history[0].error.as_deref();
         assert_eq!((history[0].status_code, error), (None, Some("address_refused")), "{name}");
-        world.database.store.delete_webhook(world.tenant, webhook, history[0].started_at).await.unwrap();
+        world
+            .database
+            .store
+            .delete_webhook(world.tenant, webhook, &domain::Expected::Any, history[0].started_at)
+            .await
+            .unwrap();
     }
     assert!(receiver.try_next().is_none());
 }

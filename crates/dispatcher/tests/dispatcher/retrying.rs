@@ -92,7 +92,12 @@ async fn a_webhook_switched_off_or_deleted_cancels_what_waits_and_the_history_sa
     let change = store::WebhookChange { is_active: Some(false), ..store::WebhookChange::default() };
     world.clock.advance(Duration::from_secs(1));
     world.database.store.change_webhook(world.tenant, off, &change, world.clock.now()).await.unwrap();
-    world.database.store.delete_webhook(world.tenant, deleted, world.clock.now()).await.unwrap();
+    world
+        .database
+        .store
+        .delete_webhook(world.tenant, deleted, &domain::Expected::Any, world.clock.now())
+        .await
+        .unwrap();
     for webhook in [off, deleted] {
         let history = world.wait_for_history(webhook, 2).await;
         assert_eq!(history[1].error.as_deref(), Some("cancelled"));

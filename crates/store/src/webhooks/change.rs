@@ -1,6 +1,6 @@
 use chrono::{DateTime, Utc};
 use domain::{
-    CustomHeaders, DeliveryChange, Description, DisabledReason, EventPattern, Filter, GateChange,
+    CustomHeaders, DeliveryChange, Description, DisabledReason, EventPattern, Expected, Filter, GateChange,
     HeadersChange, MetadataChange, SecretBytes, SessionId, TenantId, Webhook, WebhookId, WebhookUrl,
 };
 
@@ -32,6 +32,8 @@ pub struct WebhookChange {
     pub description: Option<Option<Description>>,
     /// What its owner's programs keep with it.
     pub metadata: Option<MetadataChange>,
+    /// The state it must be in for the change to be made.
+    pub expected: Expected,
 }
 
 pub(super) const GET_WEBHOOK_FOR_UPDATE: &str = concat!(
@@ -136,6 +138,9 @@ impl Store {
             return Ok(None);
         };
         let before = self.read_webhook(&row)?;
+        if !change.expected.admits(&before) {
+            return Err(CreateError::Stale);
+        }
         let after = Webhook { updated_at: now, ..change.apply(&before)? };
         // What is not changed stays as it is stored, whether or not it can be opened here.
         let secret = match change.secret {
@@ -184,10 +189,20 @@ impl Store {
         &self,
         tenant: TenantId,
         id: WebhookId,
+        expected: &Expected,
         now: DateTime<Utc>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<bool, CreateError> {
         let mut client = self.connection().await?;
         let transaction = client.transaction().await?;
+        if *expected != Expected::Any {
+            let statement = transaction.prepare_cached(GET_WEBHOOK_FOR_UPDATE).await?;
+            let Some(row) = transaction.query_opt(&statement, &[&tenant.0, &id.0]).await? else {
+                return Ok(false);
+            };
+            if !expected.admits(&self.read_webhook(&row)?) {
+                return Err(CreateError::Stale);
+            }
+        }
         let statement = transaction.prepare_cached(DELETE_WEBHOOK).await?;
         let deleted = transaction.execute(&statement, &[&tenant.0, &id.0]).await? > 0;
         if deleted {

@@ -46,6 +46,9 @@ pub enum CreateError {
         /// How many it allows.
         max: i32,
     },
+    /// It is not in the state that it was to be changed in.
+    #[error("the webhook has changed meanwhile")]
+    Stale,
     /// The tenant is not known.
     #[error("the tenant is not known")]
     UnknownTenant,

@@ -2,7 +2,8 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use chrono::Utc;
 use domain::{
-    DeliveryChange, GateChange, HeadersChange, Invalid, MetadataChange, Scope, SecretBytes, WebhookUrl,
+    DeliveryChange, Expected, GateChange, HeadersChange, Invalid, MetadataChange, Scope, SecretBytes,
+    WebhookUrl,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -15,11 +16,12 @@ use super::settings::{
     Pairs, parse_concurrency, parse_description, parse_events, parse_filter, parse_rate, parse_schedule,
     parse_sessions, parse_timeout, parse_version,
 };
-use super::view::{WebhookWithSecret, view_with_health};
+use super::view::{WebhookWithSecret, view_now};
 use crate::auth::Authenticated;
 use crate::body::{FieldErrors, JsonBody, present};
 use crate::envelope::{Failure, Success, success};
 use crate::error::ApiError;
+use crate::etag::{EntityTag, IfMatch};
 use crate::state::State;
 
 /// What to change of a webhook. A field that is absent stays as it is.
@@ -94,20 +96,26 @@ pub(crate) struct ChangeWebhook {
 
 /// Change webhook
 ///
-/// Changes the fields that are given. Scope `webhooks:write`.
+/// Changes the fields that are given. With `If-Match`, only if nobody has changed the webhook since; that its receiver does
+/// better or worse meanwhile makes no difference. Scope `webhooks:write`.
 #[utoipa::path(
     patch,
     path = "/api/webhooks/{id}",
     tag = "Webhooks",
     security(("bearer" = [])),
-    params(("id" = String, Path, format = Uuid, description = "Webhook UUID")),
+    params(
+        ("id" = String, Path, format = Uuid, description = "Webhook UUID"),
+        ("If-Match" = Option<String>, Header, description = "Entity tags of what you have seen"),
+    ),
     request_body = ChangeWebhook,
     responses(
-        (status = 200, description = "The webhook after the change", body = Success<WebhookWithSecret>),
+        (status = 200, description = "The webhook after the change", body = Success<WebhookWithSecret>,
+            headers(("ETag" = String, description = "Names what is shown"))),
         (status = 400, description = "`VALIDATION_ERROR`", body = Failure),
         (status = 401, description = "`UNAUTHORIZED`", body = Failure),
         (status = 403, description = "`FORBIDDEN`", body = Failure),
         (status = 404, description = "`NOT_FOUND`", body = Failure),
+        (status = 412, description = "`PRECONDITION_FAILED`: it has changed meanwhile", body = Failure),
         (status = 409, description = "`CONFLICT`: another with this URL and these events exists", body = Failure),
     ),
 )]
@@ -115,18 +123,20 @@ pub(crate) async fn change(
     caller: Authenticated,
     state: web::Data<State>,
     id: web::Path<String>,
+    IfMatch(expected): IfMatch,
     JsonBody(request): JsonBody<ChangeWebhook>,
 ) -> Result<HttpResponse, ApiError> {
     let tenant = caller.may(Scope::WebhooksWrite)?;
     let id = parse_id(&id)?;
     let types = state.catalogue.event_types().await?;
-    let change = parse_change(request, &state, &types)?;
+    let change = WebhookChange { expected, ..parse_change(request, &state, &types)? };
     let changed = state.store.change_webhook(tenant, id, &change, Utc::now()).await?;
     let webhook = changed.ok_or_else(ApiError::webhook_not_found)?;
     let new_secret = change.secret.and_then(|secret| Secret::from_bytes(secret.expose()).ok());
-    let webhook = view_with_health(&state, &webhook).await?;
+    let view = view_now(&state, &webhook).await?;
+    let tag = EntityTag::new(&webhook, &view);
     let secret = new_secret.map(|secret| secret.reveal());
-    Ok(success(StatusCode::OK, WebhookWithSecret { webhook, secret }))
+    Ok(tag.put(success(StatusCode::OK, WebhookWithSecret { webhook: view, secret })))
 }
 
 fn parse_change(
@@ -164,6 +174,7 @@ fn parse_change(
         },
         description: request.description.map(|text| parse_description(&mut errors, text.as_deref())),
         metadata: errors.keep("metadata", request.metadata.map(parse_metadata).transpose()).flatten(),
+        expected: Expected::Any,
     };
     if errors.is_empty() { Ok(change) } else { Err(errors.into_error()) }
 }

@@ -7,7 +7,7 @@ use domain::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use signing::Secret;
-use store::{EventTypeRow, NewWebhook};
+use store::{Activity, EventTypeRow, NewWebhook};
 use utoipa::ToSchema;
 
 use super::settings::{
@@ -19,6 +19,7 @@ use crate::auth::Authenticated;
 use crate::body::{FieldErrors, JsonBody};
 use crate::envelope::{Failure, Success, success};
 use crate::error::ApiError;
+use crate::etag::EntityTag;
 use crate::state::State;
 
 /// A webhook to create.
@@ -93,7 +94,8 @@ pub(crate) struct CreateWebhook {
     security(("bearer" = [])),
     request_body = CreateWebhook,
     responses(
-        (status = 201, description = "The webhook, with its secret", body = Success<WebhookWithSecret>),
+        (status = 201, description = "The webhook, with its secret", body = Success<WebhookWithSecret>,
+            headers(("ETag" = String, description = "Names what is shown"))),
         (status = 400, description = "`VALIDATION_ERROR`", body = Failure),
         (status = 401, description = "`UNAUTHORIZED`", body = Failure),
         (status = 403, description = "`FORBIDDEN`, or `LIMIT_EXCEEDED` when the plan allows no more", body = Failure),
@@ -110,9 +112,10 @@ pub(crate) async fn create(
     let (new, secret) = parse(request, &state, &types)?;
     state.tenants.admit(tenant).await?;
     let webhook = state.store.create_webhook(tenant, &new, Utc::now()).await?;
-    let webhook = WebhookView::new(&webhook, &Health::default());
-    let created = WebhookWithSecret { webhook, secret: Some(secret.reveal()) };
-    Ok(success(StatusCode::CREATED, created))
+    let view = WebhookView::new(&webhook, &Health::default(), Activity::default());
+    let tag = EntityTag::new(&webhook, &view);
+    let created = WebhookWithSecret { webhook: view, secret: Some(secret.reveal()) };
+    Ok(tag.put(success(StatusCode::CREATED, created)))
 }
 
 fn parse(

@@ -9,6 +9,7 @@ use super::parse_id;
 use crate::auth::Authenticated;
 use crate::envelope::{Failure, Success, success};
 use crate::error::ApiError;
+use crate::etag::IfMatch;
 use crate::state::State;
 
 /// What was deleted.
@@ -22,28 +23,35 @@ pub(crate) struct DeletedWebhook {
 
 /// Delete webhook
 ///
-/// Deletes the webhook and cancels what waits to be delivered to it. Scope `webhooks:write`.
+/// Deletes the webhook and cancels what waits to be delivered to it. With `If-Match`, only if nobody has changed it
+/// since. Scope `webhooks:write`.
 #[utoipa::path(
     delete,
     path = "/api/webhooks/{id}",
     tag = "Webhooks",
     security(("bearer" = [])),
-    params(("id" = String, Path, format = Uuid, description = "Webhook UUID")),
+    params(
+        ("id" = String, Path, format = Uuid, description = "Webhook UUID"),
+        ("If-Match" = Option<String>, Header, description = "Entity tags of what you have seen"),
+    ),
     responses(
         (status = 200, description = "The webhook is deleted", body = Success<DeletedWebhook>),
+        (status = 400, description = "`VALIDATION_ERROR`: the header is malformed", body = Failure),
         (status = 401, description = "`UNAUTHORIZED`", body = Failure),
         (status = 403, description = "`FORBIDDEN`", body = Failure),
         (status = 404, description = "`NOT_FOUND`", body = Failure),
+        (status = 412, description = "`PRECONDITION_FAILED`: it has changed meanwhile", body = Failure),
     ),
 )]
 pub(crate) async fn delete(
     caller: Authenticated,
     state: web::Data<State>,
     id: web::Path<String>,
+    IfMatch(expected): IfMatch,
 ) -> Result<HttpResponse, ApiError> {
     let tenant = caller.may(Scope::WebhooksWrite)?;
     let id = parse_id(&id)?;
-    if !state.store.delete_webhook(tenant, id, Utc::now()).await? {
+    if !state.store.delete_webhook(tenant, id, &expected, Utc::now()).await? {
         return Err(ApiError::webhook_not_found());
     }
     Ok(success(StatusCode::OK, DeletedWebhook { id: id.to_string(), deleted: true }))

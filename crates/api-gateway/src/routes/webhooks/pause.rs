@@ -1,4 +1,3 @@
-use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use chrono::Utc;
 use domain::Scope;
@@ -7,10 +6,10 @@ use utoipa::ToSchema;
 
 use super::parse_id;
 use super::settings::parse_rate;
-use super::view::{WebhookView, view_with_health};
+use super::view::{WebhookView, tagged};
 use crate::auth::Authenticated;
 use crate::body::{FieldErrors, OptionalJsonBody};
-use crate::envelope::{Failure, Success, success};
+use crate::envelope::{Failure, Success};
 use crate::error::ApiError;
 use crate::state::State;
 
@@ -49,7 +48,7 @@ pub(crate) async fn pause(
     let tenant = caller.may(Scope::WebhooksWrite)?;
     let paused = state.store.pause_webhook(tenant, parse_id(&id)?, Utc::now()).await?;
     let webhook = paused.ok_or_else(ApiError::webhook_not_found)?;
-    Ok(success(StatusCode::OK, view_with_health(&state, &webhook).await?))
+    tagged(&state, &webhook).await
 }
 
 /// Resume webhook
@@ -85,5 +84,5 @@ pub(crate) async fn resume(
     }
     let resumed = state.store.resume_webhook(tenant, parse_id(&id)?, drain_rate, Utc::now()).await?;
     let webhook = resumed.ok_or_else(ApiError::webhook_not_found)?;
-    Ok(success(StatusCode::OK, view_with_health(&state, &webhook).await?))
+    tagged(&state, &webhook).await
 }

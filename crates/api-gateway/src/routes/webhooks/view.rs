@@ -2,14 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
 use chrono::Utc;
 use domain::{AttemptTimeout, CustomHeaders, Gate, Health, REDACTED, RetrySchedule, Webhook};
 use serde::Serialize;
 use serde_json::value::RawValue;
+use store::Activity;
 use utoipa::ToSchema;
 
 use super::timestamp;
+use crate::envelope::success;
 use crate::error::ApiError;
+use crate::etag::EntityTag;
 use crate::state::State;
 
 /// A webhook subscription.
@@ -65,6 +70,8 @@ pub(crate) struct WebhookView {
     paused_at: Option<String>,
     /// How the receiver is doing.
     health: HealthView,
+    /// What has become of its deliveries.
+    activity: ActivityView,
     /// Why Postrider switched the webhook off: `gone` when the receiver answered 410, `failing` when every attempt failed
     /// for days. Null otherwise.
     disabled_reason: Option<&'static str>,
@@ -93,6 +100,26 @@ pub(crate) struct HealthView {
     draining: bool,
 }
 
+/// What has become of a webhook's deliveries.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = WebhookActivity)]
+pub(crate) struct ActivityView {
+    /// When the last successful attempt was made, within the retention of the history; null when there was none.
+    #[schema(format = DateTime)]
+    last_success_at: Option<String>,
+    /// Deliveries that succeeded since `since`.
+    delivered: i64,
+    /// Deliveries that finally failed since then.
+    failed: i64,
+    /// Deliveries that wait to be attempted, for the first time or again. No more than 10,000 are counted.
+    waiting: i64,
+    /// From when is counted: a full hour a day ago. Later where there were so many attempts that only the newest are counted,
+    /// 10,000 of a webhook read by itself, and in a list its share of them, at least 100. Null when it was just created.
+    #[schema(format = DateTime)]
+    since: Option<String>,
+}
+
 /// The state of a webhook's circuit breaker.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -119,13 +146,22 @@ pub(crate) struct WebhookWithSecret {
     pub(super) secret: Option<String>,
 }
 
-pub(super) async fn view_with_health(state: &State, webhook: &Webhook) -> Result<WebhookView, ApiError> {
+/// A webhook as it is now.
+pub(super) async fn view_now(state: &State, webhook: &Webhook) -> Result<WebhookView, ApiError> {
     let health = state.store.health_of(&[webhook.id]).await?.pop().map(|(_, health)| health);
-    Ok(WebhookView::new(webhook, &health.unwrap_or_default()))
+    let mut activity = state.store.activity_of(webhook.tenant_id, &[webhook.id], Utc::now()).await?;
+    let activity = activity.remove(&webhook.id).unwrap_or_default();
+    Ok(WebhookView::new(webhook, &health.unwrap_or_default(), activity))
+}
+
+/// A webhook as it is now, in an answer with its entity tag.
+pub(super) async fn tagged(state: &State, webhook: &Webhook) -> Result<HttpResponse, ApiError> {
+    let view = view_now(state, webhook).await?;
+    Ok(EntityTag::new(webhook, &view).put(success(StatusCode::OK, view)))
 }
 
 impl WebhookView {
-    pub(super) fn new(webhook: &Webhook, health: &Health) -> Self {
+    pub(super) fn new(webhook: &Webhook, health: &Health, activity: Activity) -> Self {
         let status = match health.gate(Utc::now()) {
             Gate::Open => HealthStatus::Open,
             Gate::HalfOpen => HealthStatus::HalfOpen,
@@ -140,6 +176,13 @@ impl WebhookView {
         };
         Self {
             health,
+            activity: ActivityView {
+                last_success_at: activity.last_success_at.map(timestamp),
+                delivered: activity.delivered,
+                failed: activity.failed,
+                waiting: activity.waiting,
+                since: activity.since.map(timestamp),
+            },
             id: webhook.id.to_string(),
             url: webhook.url.as_str().to_owned(),
             events: webhook.events.iter().map(ToString::to_string).collect(),
