@@ -16,6 +16,8 @@ use crate::{BrokerConfig, Intake, Topology};
 
 /// Most dead letters that are read at a time.
 pub const MAX_DEAD_LETTERS: usize = 10_000;
+/// Most bytes of them, unless a single one is larger.
+const MAX_READ_BYTES: usize = 128 * 1024 * 1024;
 /// How long the broker may take for one step.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of the digest that a dead letter is named by.
@@ -52,6 +54,15 @@ pub struct DeadLetter {
     properties: AMQPProperties,
 }
 
+/// What one reading came to.
+#[derive(Debug)]
+pub struct ReadLetters {
+    /// The oldest of them.
+    pub letters: Vec<DeadLetter>,
+    /// How many are there besides.
+    pub more: u32,
+}
+
 /// Why a step failed. The dead letters are where they were.
 #[derive(Debug, thiserror::Error)]
 pub enum DeadLetterError {
@@ -83,15 +94,17 @@ impl DeadLetterQueue {
         Ok(Self { connection, channel, topology: config.topology.clone() })
     }
 
-    /// The dead letters, the oldest first; at most `limit`, which is at most [`MAX_DEAD_LETTERS`].
-    pub async fn read(&self, limit: usize) -> Result<Vec<DeadLetter>, DeadLetterError> {
-        let mut letters = Vec::new();
-        while letters.len() < limit.min(MAX_DEAD_LETTERS) {
+    /// The dead letters, the oldest first, as far as there is room for them: at most [`MAX_DEAD_LETTERS`].
+    pub async fn read(&self) -> Result<ReadLetters, DeadLetterError> {
+        let (mut letters, mut bytes, mut more) = (Vec::new(), 0, 0);
+        while letters.len() < MAX_DEAD_LETTERS && bytes < MAX_READ_BYTES {
             let get = self.channel.basic_get(short(self.topology.dead()), BasicGetOptions::default());
             let Some(message) = in_time(get).await? else { break };
+            more = message.message_count;
+            bytes += message.data.len();
             letters.push(DeadLetter::of(message));
         }
-        Ok(letters)
+        Ok(ReadLetters { letters, more })
     }
 
     /// Publishes it again where it came from, and takes it out once the broker has the copy. A dispatcher takes it over like

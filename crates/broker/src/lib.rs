@@ -17,7 +17,7 @@ mod wire;
 pub use connection::BrokerConfig;
 pub use consumer::{Consumer, Message};
 pub use dead_letter::DeadLetters;
-pub use dead_letter_queue::{DeadLetter, DeadLetterError, DeadLetterQueue, MAX_DEAD_LETTERS};
+pub use dead_letter_queue::{DeadLetter, DeadLetterError, DeadLetterQueue, MAX_DEAD_LETTERS, ReadLetters};
 pub use inspection::{Inspection, QueueDepth};
 pub use publisher::{PublishError, Publisher};
 pub use topology::{Intake, Topology};

@@ -1,5 +1,5 @@
 use anyhow::{Context as _, bail};
-use broker::{BrokerConfig, DeadLetter, DeadLetterQueue, MAX_DEAD_LETTERS, Topology};
+use broker::{BrokerConfig, DeadLetter, DeadLetterQueue, ReadLetters, Topology};
 use clap::Subcommand;
 
 use crate::style;
@@ -99,7 +99,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
 
 #[expect(clippy::print_stdout, reason = "the command's output")]
 async fn list(queue: DeadLetterQueue, limit: usize, reason: Option<&str>) -> anyhow::Result<()> {
-    let letters = queue.read(MAX_DEAD_LETTERS).await?;
+    let ReadLetters { letters, more } = queue.read().await?;
     let meant = || letters.iter().filter(|letter| reason.is_none_or(|reason| letter.reason == reason));
     let header =
         format!("{:<12}  {:<20}  {:>8}  {:<32}  {}", "ID", "REASON", "BYTES", "ROUTING KEY", "DETAIL");
@@ -115,11 +115,8 @@ async fn list(queue: DeadLetterQueue, limit: usize, reason: Option<&str>) -> any
         );
     }
     let count = meant().count();
-    let note = if count > limit {
-        format!("{limit} of {count} dead letter(s)")
-    } else {
-        format!("{count} dead letter(s)")
-    };
+    let shown = if count > limit { format!("{limit} of {count}") } else { count.to_string() };
+    let note = format!("{shown} dead letter(s){}", besides(more));
     println!("{}", style::dim(&note));
     Ok(queue.close(&letters).await?)
 }
@@ -127,7 +124,7 @@ async fn list(queue: DeadLetterQueue, limit: usize, reason: Option<&str>) -> any
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the command's output, and what it is about")]
 async fn show(queue: DeadLetterQueue, id: &str) -> anyhow::Result<()> {
     use std::io::Write as _;
-    let letters = queue.read(MAX_DEAD_LETTERS).await?;
+    let ReadLetters { letters, .. } = queue.read().await?;
     let found = letters.iter().find(|letter| letter.id == id);
     if let Some(letter) = found {
         for (name, value) in [
@@ -148,7 +145,7 @@ async fn show(queue: DeadLetterQueue, id: &str) -> anyhow::Result<()> {
 
 #[expect(clippy::print_stdout, reason = "the command's output")]
 async fn settle(queue: DeadLetterQueue, chosen: &Chosen, fate: Fate) -> anyhow::Result<()> {
-    let letters = queue.read(MAX_DEAD_LETTERS).await?;
+    let ReadLetters { letters, more } = queue.read().await?;
     let (meant, mut left): (Vec<_>, Vec<_>) = letters.into_iter().partition(|letter| chosen.has(letter));
     let unknown = chosen.ids.iter().find(|id| meant.iter().all(|letter| letter.id != **id));
     if let Some(unknown) = unknown {
@@ -166,14 +163,17 @@ async fn settle(queue: DeadLetterQueue, chosen: &Chosen, fate: Fate) -> anyhow::
         done += 1;
     }
     queue.close(&left).await?;
-    println!(
-        "{done} dead letter(s) {}",
-        match fate {
-            Fate::Replay => "published again",
-            Fate::Drop => "dropped",
-        }
-    );
+    let fate = match fate {
+        Fate::Replay => "published again",
+        Fate::Drop => "dropped",
+    };
+    println!("{done} dead letter(s) {fate}{}", besides(more));
     Ok(())
+}
+
+/// Tells of those that there was no room for.
+fn besides(more: u32) -> String {
+    if more == 0 { String::new() } else { format!("; {more} more were not looked at: deal with these first") }
 }
 
 /// What others wrote must not steer the terminal.
