@@ -279,6 +279,13 @@ impl From<CreateError> for ApiError {
                 let message = "The webhook has changed meanwhile; read it again, and change what it is now";
                 Self::new(Code::PreconditionFailed, message)
             }
+            CreateError::TooManySecrets => {
+                let most = domain::MAX_LIVE_SECRETS;
+                let message = format!(
+                    "{most} secrets sign for the webhook already; wait until one ends, or set overlapSeconds to 0"
+                );
+                Self::new(Code::Conflict, message)
+            }
             CreateError::UnknownTenant => Self::new(Code::Forbidden, "The tenant is not known"),
             CreateError::Store(error) => error.into(),
         }

@@ -25,6 +25,8 @@ use crate::routes::{event_types, events, history, plans, tenants, webhooks};
         webhooks::pause::pause,
         webhooks::pause::resume,
         webhooks::test::test,
+        webhooks::secret::get,
+        webhooks::secret::rotate,
         webhooks::retry_schedule::preview,
         webhooks::filter_test::test,
         history::list,

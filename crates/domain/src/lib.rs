@@ -23,6 +23,7 @@ mod plan;
 mod retry;
 mod revision;
 mod scope;
+mod secret;
 mod session;
 mod throttle;
 mod webhook;
@@ -55,9 +56,12 @@ pub use plan::{Limits, NotInForce, PlanName, Subscription, TenantStatus};
 pub use retry::{MAX_RETRY_AFTER, Next, PlannedAttempt, RetrySchedule, parse_delay, parse_retry_after};
 pub use revision::{Expected, Revision};
 pub use scope::{Scope, Scopes};
+pub use secret::{
+    DEFAULT_OVERLAP, MAX_LIVE_SECRETS, MAX_OVERLAP, PreviousSecret, SecretBytes, SecretUnreadable,
+    check_overlap, replaced_secrets,
+};
 pub use session::SessionState;
 pub use throttle::{Rate, Throttle, Throttled};
 pub use webhook::{
-    DisabledReason, MAX_EVENTS_PER_WEBHOOK, MAX_SESSIONS_PER_WEBHOOK, SecretBytes, SecretUnreadable,
-    UrlPolicy, Webhook, WebhookUrl,
+    DisabledReason, MAX_EVENTS_PER_WEBHOOK, MAX_SESSIONS_PER_WEBHOOK, UrlPolicy, Webhook, WebhookUrl,
 };

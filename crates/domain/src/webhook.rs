@@ -1,4 +1,3 @@
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
@@ -7,7 +6,7 @@ use url::{Host, Url};
 
 use crate::{
     AddressPolicy, DeliverySettings, Description, Event, EventData, EventPattern, Filter, GateSettings,
-    Invalid, Metadata, SessionId, TenantId, WebhookId,
+    Invalid, Metadata, PreviousSecret, SecretBytes, SecretUnreadable, SessionId, TenantId, WebhookId,
 };
 
 /// Most event patterns one webhook may name.
@@ -119,47 +118,6 @@ fn is_loopback_name(name: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost")
 }
 
-/// The key that signs a webhook's deliveries. Never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SecretBytes(Box<[u8]>);
-
-impl SecretBytes {
-    /// Wraps key bytes.
-    pub fn new(bytes: impl Into<Box<[u8]>>) -> Self {
-        Self(bytes.into())
-    }
-
-    /// The key bytes, for signing and storing only.
-    pub fn expose(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for SecretBytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SecretBytes(redacted)")
-    }
-}
-
-/// Why a webhook's secret cannot be read here and now. Nothing is lost: with the right key it can.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SecretUnreadable {
-    /// Its key is not there.
-    #[error("the secret is encrypted with key {key_id}, which is not in POSTRIDER_ENCRYPTION_KEYS")]
-    UnknownKey {
-        /// The key's name.
-        key_id: Box<str>,
-    },
-    /// Its key does not open it.
-    #[error(
-        "key {key_id} does not open the secret: it is another key of that name, or the row was tampered with"
-    )]
-    Damaged {
-        /// The key's name.
-        key_id: Box<str>,
-    },
-}
-
 /// Why a webhook was switched off by Postrider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DisabledReason {
@@ -208,6 +166,8 @@ pub struct Webhook {
     pub filter: Option<Filter>,
     /// Signs the deliveries.
     pub secret: Result<SecretBytes, SecretUnreadable>,
+    /// Those that it replaced and that sign yet, the newest first.
+    pub previous_secrets: Result<Vec<PreviousSecret>, SecretUnreadable>,
     /// Off means that nothing is delivered.
     pub is_active: bool,
     /// Why and when Postrider switched it off, if it did.
@@ -245,6 +205,7 @@ impl Webhook {
             session_ids: None,
             filter: None,
             secret: Ok(secret),
+            previous_secrets: Ok(Vec::new()),
             is_active: true,
             disabled: None,
             gate: GateSettings::default(),

@@ -23,7 +23,7 @@ pub(crate) fn build(
     let body = body(target, links, event);
     let id = event.id.to_header();
     let timestamp = now.timestamp();
-    let signature = signing::sign([&opened.secret], &id, timestamp, &body);
+    let signature = signing::sign(opened.secrets(now), &id, timestamp, &body);
     let mut request = client
         .post(target.webhook.url.url().clone())
         .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))

@@ -1,4 +1,5 @@
-use domain::{CustomHeaders, Webhook};
+use chrono::{DateTime, Utc};
+use domain::{CustomHeaders, SecretBytes, Webhook};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use signing::Secret;
 use tracing::error;
@@ -15,7 +16,9 @@ pub struct Target {
 /// What is secret of a webhook, ready for use.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    pub(crate) secret: Secret,
+    secret: Secret,
+    /// Those that it replaced, the newest first, and when they end.
+    previous: Vec<(Secret, DateTime<Utc>)>,
     /// What the webhook's owner adds to each request. Marked as sensitive: they can be credentials.
     pub(crate) headers: HeaderMap,
 }
@@ -31,12 +34,23 @@ impl Target {
     }
 }
 
+impl Opened {
+    /// The secrets that sign at a moment, the newest first.
+    pub(crate) fn secrets(&self, now: DateTime<Utc>) -> impl Iterator<Item = &Secret> {
+        let live = self.previous.iter().filter(move |(_, expires_at)| now < *expires_at);
+        std::iter::once(&self.secret).chain(live.map(|(secret, _)| secret))
+    }
+}
+
 fn open(webhook: &Webhook) -> Result<Opened, String> {
-    let secret = webhook.secret.as_ref().map_err(ToString::to_string)?;
-    let secret = Secret::from_bytes(secret.expose()).map_err(|error| error.to_string())?;
+    let parse = |secret: &SecretBytes| Secret::from_bytes(secret.expose()).map_err(|error| error.to_string());
+    let secret = parse(webhook.secret.as_ref().map_err(ToString::to_string)?)?;
+    let previous = webhook.previous_secrets.as_ref().map_err(ToString::to_string)?;
+    let previous = previous.iter().map(|previous| Ok((parse(&previous.secret)?, previous.expires_at)));
+    let previous = previous.collect::<Result<_, String>>()?;
     let headers = webhook.delivery.headers.as_ref().map_err(ToString::to_string)?;
     let headers = header_map(headers).ok_or("its custom headers are not ones that can be sent")?;
-    Ok(Opened { secret, headers })
+    Ok(Opened { secret, previous, headers })
 }
 
 fn header_map(headers: &CustomHeaders) -> Option<HeaderMap> {

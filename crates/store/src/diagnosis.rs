@@ -12,7 +12,13 @@ pub struct SecretsOfKey {
 }
 
 const SECRETS_BY_KEY: &str = "-- secrets_by_key
-SELECT secret_key_id, count(*) FROM webhooks GROUP BY 1 ORDER BY 1";
+SELECT k.key_id, count(*)
+FROM webhooks w CROSS JOIN LATERAL (VALUES
+    (true, w.secret_key_id),
+    (w.headers IS NOT NULL, w.headers_key_id),
+    (w.previous_secrets IS NOT NULL, w.previous_secrets_key_id)
+) AS k (is_there, key_id)
+WHERE k.is_there GROUP BY 1 ORDER BY 1";
 
 const SERVER_VERSION: &str = "-- server_version
 SELECT current_setting('server_version_num')::integer, current_setting('server_version')";

@@ -17,7 +17,7 @@ pub struct Migration {
 }
 
 /// Every migration, oldest first. The files are part of the binary.
-const MIGRATIONS: [Migration; 9] = [
+const MIGRATIONS: [Migration; 10] = [
     Migration {
         version: 1,
         name: "0001_foundation",
@@ -58,6 +58,11 @@ const MIGRATIONS: [Migration; 9] = [
         version: 9,
         name: "0009_payload_filters",
         sql: include_str!("../../../migrations/0009_payload_filters.sql"),
+    },
+    Migration {
+        version: 10,
+        name: "0010_previous_secrets",
+        sql: include_str!("../../../migrations/0010_previous_secrets.sql"),
     },
 ];
 

@@ -43,6 +43,8 @@ pub(crate) struct Place {
 pub(crate) enum Content {
     /// What signs its deliveries.
     Secret,
+    /// What signed before that, and signs yet.
+    PreviousSecrets,
     /// What its owner adds to each request.
     Headers,
 }
@@ -127,6 +129,7 @@ impl Place {
         let Self { tenant, webhook } = self;
         let content: &[u8] = match content {
             Content::Secret => b"secret",
+            Content::PreviousSecrets => b"previous_secrets",
             Content::Headers => b"headers",
         };
         Aad::from([b"webhooks", &tenant.0.as_bytes()[..], webhook.0.as_bytes(), content].concat())

@@ -60,6 +60,17 @@ pub(crate) fn all(app: &mut ServiceConfig) {
             .default_service(web::to(async || not_allowed("POST"))),
     )
     .service(
+        web::resource("/api/webhooks/{id}/secret")
+            .route(web::get().to(webhooks::secret::get))
+            .route(web::head().to(webhooks::secret::get))
+            .default_service(web::to(async || not_allowed("GET, HEAD"))),
+    )
+    .service(
+        web::resource("/api/webhooks/{id}/secret/rotate")
+            .route(web::post().to(webhooks::secret::rotate))
+            .default_service(web::to(async || not_allowed("POST"))),
+    )
+    .service(
         web::resource("/api/webhooks/{id}/history")
             .route(web::get().to(history::list))
             .route(web::head().to(history::list))

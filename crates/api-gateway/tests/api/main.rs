@@ -13,6 +13,7 @@ mod metrics;
 mod preconditions;
 mod process;
 mod publishing;
+mod secrets;
 mod testing;
 mod webhook_settings;
 mod webhooks;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use domain::{Clock as _, WebhookId};
+use domain::{Clock as _, SecretBytes, WebhookId};
 use store::Store;
 use test_support::{ENCRYPTION_KEYS, OTHER_ENCRYPTION_KEY, Receiver, eventually};
 
@@ -114,5 +114,57 @@ async fn a_secret_that_was_tampered_with_signs_nothing_and_loses_nothing() {
     let _dispatcher = world.dispatcher().await;
     world.clock.advance(REST);
     assert!(receiver.next().await.is_signed_with(SECRET));
+    world.wait_until_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn during_an_overlap_deliveries_carry_both_signatures_and_after_it_the_new_one_alone() {
+    const NEW: &str = "another-signing-secret";
+    let world = World::create().await;
+    let mut receiver = Receiver::start().await;
+    let webhook = world.webhook(&receiver.url("/"), &["*"]).await;
+    let (new, overlap) = (SecretBytes::new(NEW.as_bytes()), Duration::from_secs(3600));
+    let now = world.clock.now();
+    world.database.store.replace_secret(world.tenant, webhook, &new, overlap, now).await.unwrap().unwrap();
+    let _dispatcher = world.dispatcher().await;
+    world.publish("during").await;
+    let during = receiver.next().await;
+    assert!(during.is_signed_with(NEW) && during.is_signed_with(SECRET));
+    let signatures: Vec<&str> = during.header("webhook-signature").split(' ').collect();
+    let newest: signing::Secret = NEW.parse().unwrap();
+    let at = during.header("webhook-timestamp").parse().unwrap();
+    assert_eq!(signatures.len(), 2);
+    assert_eq!(signatures[0], signing::sign([&newest], "during", at, &during.body), "the newest first");
+    world.clock.advance(Duration::from_secs(3601));
+    world.publish("after").await;
+    let after = receiver.next().await;
+    assert!(after.is_signed_with(NEW) && !after.is_signed_with(SECRET));
+    assert_eq!(world.wait_for_history(webhook, 2).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_rotation_covers_replaced_secrets_and_while_their_key_is_missing_deliveries_wait() {
+    let world = World::create().await;
+    let mut receiver = Receiver::start().await;
+    let webhook = world.webhook(&receiver.url("/"), &["*"]).await;
+    let new = SecretBytes::new(*b"another-signing-secret");
+    let overlap = Duration::from_secs(86_400);
+    let now = world.clock.now();
+    world.database.store.replace_secret(world.tenant, webhook, &new, overlap, now).await.unwrap().unwrap();
+    let both = world.database.store_with_keys(&format!("{OTHER_ENCRYPTION_KEY},{ENCRYPTION_KEYS}"));
+    let step = both.rotate_secrets(None).await.unwrap();
+    assert_eq!((step.sealed, step.unreadable.len()), (2, 0), "both secrets");
+    // One of the two is under a key that the dispatcher does not have.
+    let client = world.database.client().await;
+    client.execute("UPDATE webhooks SET previous_secrets_key_id = 'forgotten'", &[]).await.unwrap();
+    let other = world.database.store_with_keys(OTHER_ENCRYPTION_KEY);
+    let dispatcher = world.dispatcher_with(|config| config.store = other.clone()).await;
+    world.publish("e1").await;
+    expect_waiting(&world, webhook, 1).await;
+    assert!(dispatcher.shut_down().await);
+    client.execute("UPDATE webhooks SET previous_secrets_key_id = 'other'", &[]).await.unwrap();
+    let _dispatcher = world.dispatcher_with(|config| config.store = other).await;
+    world.clock.advance(REST);
+    assert!(receiver.next().await.is_signed_with(SECRET), "the replaced one signs yet");
     world.wait_until_settled().await;
 }

@@ -4,9 +4,8 @@ use domain::{
     HeadersChange, MetadataChange, SecretBytes, SessionId, TenantId, Webhook, WebhookId, WebhookUrl,
 };
 
-use super::row::{Columns, webhook_columns};
+use super::row::{Columns, SealedParts, webhook_columns};
 use super::{BUMP_VERSION, CreateError};
-use crate::sealing::Stored;
 use crate::{Store, StoreError};
 
 /// What a tenant changes of a webhook; `None` leaves a field as it is.
@@ -20,7 +19,7 @@ pub struct WebhookChange {
     pub session_ids: Option<Option<Vec<SessionId>>>,
     /// What it wants of an event's data; `Some(None)` wants all again.
     pub filter: Option<Option<Filter>>,
-    /// Signs the deliveries from now on.
+    /// Signs the deliveries from now on, alone.
     pub secret: Option<SecretBytes>,
     /// Whether it is on.
     pub is_active: Option<bool>,
@@ -44,14 +43,15 @@ SELECT ",
 FROM webhooks WHERE tenant_id = $1 AND id = $2 FOR UPDATE"
 );
 
-const UPDATE_WEBHOOK: &str = concat!(
+pub(super) const UPDATE_WEBHOOK: &str = concat!(
     "-- update_webhook
 UPDATE webhooks SET updated_at = $3, url = $4, events = $5, session_ids = $6, duplicate_key = md5($7), secret = $8,
     secret_key_id = $9, is_active = $10,
     disabled_reason = CASE WHEN $10 THEN NULL ELSE disabled_reason END,
     disabled_at = CASE WHEN $10 THEN NULL ELSE disabled_at END,
     rate_limit = $11, concurrency = $12, drain_rate = $13, is_ordered = $14, description = $15, metadata = $16::text::jsonb,
-    headers = $17, headers_key_id = $18, timeout_ms = $19, retry_schedule = $20, is_thin = $21, payload_version = $22, filter = $23
+    headers = $17, headers_key_id = $18, timeout_ms = $19, retry_schedule = $20, is_thin = $21, payload_version = $22, filter = $23, previous_secrets = $24,
+    previous_secrets_key_id = $25
 WHERE id = $1 AND tenant_id = $2
 RETURNING ",
     webhook_columns!()
@@ -92,6 +92,7 @@ impl WebhookChange {
         set(&mut after.session_ids, &self.session_ids);
         set(&mut after.filter, &self.filter);
         set(&mut after.secret, &self.secret.clone().map(Ok));
+        set(&mut after.previous_secrets, &self.secret.as_ref().map(|_| Ok(Vec::new())));
         set(&mut after.is_active, &self.is_active);
         set(&mut after.description, &self.description);
         after.gate = self.gate.apply(before.gate);
@@ -143,17 +144,16 @@ impl Store {
         }
         let after = Webhook { updated_at: now, ..change.apply(&before)? };
         // What is not changed stays as it is stored, whether or not it can be opened here.
-        let secret = match change.secret {
-            Some(_) => self.seal_secret(&after)?,
-            None => Stored { key_id: row.get("secret_key_id"), bytes: row.get("secret") },
-        };
-        let headers = match change.delivery.headers {
-            Some(_) => self.seal_headers(&after)?,
-            None => Stored { key_id: row.get("headers_key_id"), bytes: row.get("headers") },
-        };
+        let mut sealed = SealedParts::of(&row);
+        if change.secret.is_some() {
+            sealed.secret = self.seal_secret(&after)?;
+            sealed.previous_secrets = self.seal_previous_secrets(&after)?;
+        }
+        if change.delivery.headers.is_some() {
+            sealed.headers = self.seal_headers(&after)?;
+        }
         let statement = transaction.prepare_cached(UPDATE_WEBHOOK).await?;
-        let row =
-            transaction.query_one(&statement, &Columns::new(&after, secret, headers).parameters()).await?;
+        let row = transaction.query_one(&statement, &Columns::new(&after, sealed).parameters()).await?;
         transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
         if !after.is_active {
             cancel_deliveries(&transaction, tenant, id, now).await?;

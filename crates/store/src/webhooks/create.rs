@@ -6,7 +6,8 @@ use domain::{
 use tokio_postgres::error::SqlState;
 
 use super::BUMP_VERSION;
-use super::row::{Columns, webhook_columns};
+use super::row::{Columns, SealedParts, webhook_columns};
+use crate::sealing::Stored;
 use crate::{Store, StoreError};
 
 /// What a tenant says of a new webhook.
@@ -49,6 +50,9 @@ pub enum CreateError {
     /// It is not in the state that it was to be changed in.
     #[error("the webhook has changed meanwhile")]
     Stale,
+    /// As many secrets sign for it as can.
+    #[error("{} secrets sign for the webhook already", domain::MAX_LIVE_SECRETS)]
+    TooManySecrets,
     /// The tenant is not known.
     #[error("the tenant is not known")]
     UnknownTenant,
@@ -86,9 +90,10 @@ const INSERT_WEBHOOK: &str = concat!(
     "-- insert_webhook
 INSERT INTO webhooks (id, tenant_id, created_at, updated_at, url, events, session_ids, duplicate_key, secret, secret_key_id,
     is_active, rate_limit, concurrency, drain_rate, is_ordered, description, metadata, headers, headers_key_id, timeout_ms,
-    retry_schedule, is_thin, payload_version, filter)
+    retry_schedule, is_thin, payload_version, filter, previous_secrets,
+    previous_secrets_key_id)
 VALUES ($1, $2, $3, $3, $4, $5, $6, md5($7), $8, $9, $10, $11, $12, $13, $14, $15, $16::text::jsonb, $17, $18, $19, $20, $21,
-    $22, $23)
+    $22, $23, $24, $25)
 RETURNING ",
     webhook_columns!()
 );
@@ -146,10 +151,13 @@ impl Store {
             return Err(CreateError::LimitReached { max });
         }
         let webhook = new.clone().into_webhook(tenant, now);
-        let secret = self.seal_secret(&webhook)?;
-        let headers = self.seal_headers(&webhook)?;
+        let sealed = SealedParts {
+            secret: self.seal_secret(&webhook)?,
+            previous_secrets: Stored::default(),
+            headers: self.seal_headers(&webhook)?,
+        };
         let statement = transaction.prepare_cached(INSERT_WEBHOOK).await?;
-        let columns = Columns::new(&webhook, secret, headers);
+        let columns = Columns::new(&webhook, sealed);
         let row = transaction.query_one(&statement, &columns.parameters()).await?;
         transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
         transaction.commit().await?;

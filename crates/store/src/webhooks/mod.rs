@@ -4,6 +4,7 @@ mod change;
 mod create;
 mod pause;
 mod row;
+mod secret;
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,7 +15,7 @@ use uuid::Uuid;
 
 pub use change::WebhookChange;
 pub use create::{CreateError, NewWebhook};
-use row::{headers_to_bytes, parse_webhook, webhook_columns};
+use row::{headers_to_bytes, parse_webhook, previous_secrets_to_bytes, webhook_columns};
 
 use crate::sealing::{Content, Place, Stored};
 use crate::{Store, StoreError};
@@ -95,6 +96,13 @@ impl Store {
     fn seal_secret(&self, webhook: &Webhook) -> Result<Stored, StoreError> {
         let secret = webhook.secret.as_ref().map_err(|reason| StoreError::Sealed(reason.clone()))?;
         Ok(self.keys.seal(secret, place(webhook).of(Content::Secret))?)
+    }
+
+    fn seal_previous_secrets(&self, webhook: &Webhook) -> Result<Stored, StoreError> {
+        let previous =
+            webhook.previous_secrets.as_ref().map_err(|reason| StoreError::Sealed(reason.clone()))?;
+        let Some(bytes) = previous_secrets_to_bytes(previous) else { return Ok(Stored::default()) };
+        Ok(self.keys.seal(&bytes, place(webhook).of(Content::PreviousSecrets))?)
     }
 
     fn seal_headers(&self, webhook: &Webhook) -> Result<Stored, StoreError> {

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use domain::{
     AttemptTimeout, CustomHeaders, DeliverySettings, Description, EventPattern, Filter, GateSettings,
-    Invalid, Metadata, PayloadVersion, RetrySchedule, SecretBytes, SecretUnreadable, TenantId, Webhook,
-    WebhookId, WebhookUrl,
+    Invalid, Metadata, PayloadVersion, PreviousSecret, RetrySchedule, SecretBytes, SecretUnreadable,
+    TenantId, Webhook, WebhookId, WebhookUrl,
 };
+use serde::{Deserialize, Serialize};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -20,10 +23,30 @@ macro_rules! webhook_columns {
     () => {
         "id, tenant_id, url, events, session_ids, secret, secret_key_id, is_active, disabled_reason, disabled_at, \
          rate_limit, concurrency, drain_rate, is_ordered, paused_at, created_at, updated_at, description, \
-         metadata::text AS metadata, headers, headers_key_id, timeout_ms, retry_schedule, is_thin, payload_version, filter"
+         metadata::text AS metadata, headers, headers_key_id, timeout_ms, retry_schedule, is_thin, payload_version, filter, \
+         previous_secrets, previous_secrets_key_id"
     };
 }
 pub(super) use webhook_columns;
+
+/// What is encrypted of a webhook. Without bytes there is nothing.
+pub(super) struct SealedParts {
+    pub(super) secret: Stored,
+    pub(super) previous_secrets: Stored,
+    pub(super) headers: Stored,
+}
+
+impl SealedParts {
+    /// As they are stored, whether or not they can be opened here.
+    pub(super) fn of(row: &Row) -> Self {
+        let stored = |bytes, key_id| Stored { bytes: row.get(bytes), key_id: row.get(key_id) };
+        Self {
+            secret: stored("secret", "secret_key_id"),
+            previous_secrets: stored("previous_secrets", "previous_secrets_key_id"),
+            headers: stored("headers", "headers_key_id"),
+        }
+    }
+}
 
 /// What is written of a webhook, the same whether it is new or changed.
 pub(super) struct Columns<'a> {
@@ -32,8 +55,7 @@ pub(super) struct Columns<'a> {
     events: Vec<String>,
     session_ids: Option<Vec<String>>,
     duplicate_key: String,
-    secret: Stored,
-    headers: Stored,
+    sealed: SealedParts,
     rate_limit: Option<i32>,
     concurrency: Option<i32>,
     drain_rate: Option<i32>,
@@ -46,16 +68,14 @@ pub(super) struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    /// `headers` without bytes means that there are none.
-    pub(super) fn new(webhook: &'a Webhook, secret: Stored, headers: Stored) -> Self {
+    pub(super) fn new(webhook: &'a Webhook, sealed: SealedParts) -> Self {
         let Webhook { gate, delivery, .. } = webhook;
         Self {
             url: webhook.url.as_str(),
             events: texts(&webhook.events),
             session_ids: webhook.session_ids.as_deref().map(texts),
             duplicate_key: duplicate_key(&webhook.url, &webhook.events),
-            secret,
-            headers,
+            sealed,
             rate_limit: integer(gate.rate_limit),
             concurrency: integer(gate.concurrency),
             drain_rate: integer(gate.drain_rate),
@@ -69,8 +89,8 @@ impl<'a> Columns<'a> {
         }
     }
 
-    /// The parameters of the statements that write, `$1` to `$23`.
-    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 23] {
+    /// The parameters of the statements that write, `$1` to `$25`.
+    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 25] {
         [
             &self.webhook.id.0,
             &self.webhook.tenant_id.0,
@@ -79,8 +99,8 @@ impl<'a> Columns<'a> {
             &self.events,
             &self.session_ids,
             &self.duplicate_key,
-            &self.secret.bytes,
-            &self.secret.key_id,
+            &self.sealed.secret.bytes,
+            &self.sealed.secret.key_id,
             &self.webhook.is_active,
             &self.rate_limit,
             &self.concurrency,
@@ -88,13 +108,15 @@ impl<'a> Columns<'a> {
             &self.webhook.gate.is_ordered,
             &self.description,
             &self.metadata,
-            &self.headers.bytes,
-            &self.headers.key_id,
+            &self.sealed.headers.bytes,
+            &self.sealed.headers.key_id,
             &self.timeout_ms,
             &self.retry_schedule,
             &self.webhook.delivery.is_thin,
             &self.payload_version,
             &self.filter,
+            &self.sealed.previous_secrets.bytes,
+            &self.sealed.previous_secrets.key_id,
         ]
     }
 }
@@ -125,6 +147,44 @@ pub(super) fn headers_to_bytes(headers: &CustomHeaders) -> Option<SecretBytes> {
     (!headers.is_empty()).then(|| SecretBytes::new(serde_json::json!(pairs).to_string().into_bytes()))
 }
 
+/// How one of them is written before it is encrypted.
+#[derive(Serialize, Deserialize)]
+struct PreviousSecretJson {
+    secret: String,
+    expires_at: DateTime<Utc>,
+}
+
+pub(super) fn previous_secrets_to_bytes(previous: &[PreviousSecret]) -> Option<SecretBytes> {
+    let json = |previous: &PreviousSecret| PreviousSecretJson {
+        secret: STANDARD.encode(previous.secret.expose()),
+        expires_at: previous.expires_at,
+    };
+    let json: Vec<PreviousSecretJson> = previous.iter().map(json).collect();
+    let bytes = serde_json::to_vec(&json).unwrap_or_default();
+    (!previous.is_empty()).then(|| SecretBytes::new(bytes))
+}
+
+fn open_previous_secrets(
+    row: &Row,
+    keys: &Keyring,
+    place: Place,
+) -> Result<Result<Vec<PreviousSecret>, SecretUnreadable>, Invalid> {
+    let stored = SealedParts::of(row).previous_secrets;
+    let Some((stored, key_id)) = stored.bytes.zip(stored.key_id) else { return Ok(Ok(Vec::new())) };
+    let opened = match keys.open(&key_id, &stored, place.of(Content::PreviousSecrets)) {
+        Ok(opened) => opened,
+        Err(unreadable) => return Ok(Err(unreadable)),
+    };
+    // Never repeats what it cannot read.
+    let unreadable = || Invalid::new("what should be a list of secrets is not");
+    let json: Vec<PreviousSecretJson> = serde_json::from_slice(opened.expose()).map_err(|_| unreadable())?;
+    let read = |json: PreviousSecretJson| {
+        let secret = SecretBytes::new(STANDARD.decode(json.secret).map_err(|_| unreadable())?);
+        Ok(PreviousSecret { secret, expires_at: json.expires_at })
+    };
+    json.into_iter().map(read).collect::<Result<_, _>>().map(Ok)
+}
+
 /// The secret in a row of webhooks; one without a key is from before secrets were encrypted.
 fn open_secret(row: &Row, keys: &Keyring, place: Place) -> Result<SecretBytes, SecretUnreadable> {
     let stored: &[u8] = row.get("secret");
@@ -151,6 +211,7 @@ pub(super) fn parse_webhook(row: &Row, keys: &Keyring) -> Result<Webhook, Invali
             .transpose()?,
         filter: row.get::<_, Option<&str>>("filter").map(str::parse).transpose()?,
         secret: open_secret(row, keys, place),
+        previous_secrets: open_previous_secrets(row, keys, place)?,
         is_active: row.get("is_active"),
         disabled: reason.map(str::parse).transpose()?.zip(disabled_at),
         gate: GateSettings {

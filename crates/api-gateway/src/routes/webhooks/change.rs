@@ -35,7 +35,7 @@ pub(crate) struct ChangeWebhook {
     /// As at creation.
     #[serde(default, deserialize_with = "present")]
     events: Option<Vec<String>>,
-    /// Signs the deliveries from now on.
+    /// Signs the deliveries from now on, alone; `POST …/secret/rotate` lets the old one sign beside it for a while.
     #[serde(default, deserialize_with = "present")]
     secret: Option<String>,
     /// Null wants all sessions again.

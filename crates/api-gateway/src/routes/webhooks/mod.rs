@@ -8,6 +8,7 @@ pub(crate) mod filter_test;
 pub(crate) mod pause;
 pub(crate) mod read;
 pub(crate) mod retry_schedule;
+pub(crate) mod secret;
 mod settings;
 pub(crate) mod test;
 mod view;

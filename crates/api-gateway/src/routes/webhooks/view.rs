@@ -140,7 +140,7 @@ pub(crate) enum HealthStatus {
 pub(crate) struct WebhookWithSecret {
     #[serde(flatten)]
     pub(super) webhook: WebhookView,
-    /// Verifies deliveries, with any Standard Webhooks library. It is shown this once, after it was set.
+    /// Verifies deliveries, with any Standard Webhooks library. Shown after it was set, and by `GET …/secret`.
     #[schema(example = "whsec_eW91ci1zaWduaW5nLXNlY3JldA==")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) secret: Option<String>,
