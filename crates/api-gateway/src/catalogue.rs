@@ -13,6 +13,15 @@ const FRESH_FOR: Duration = Duration::from_secs(5);
 /// How long to wait for the database while there is an older list to fall back on.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// Which types are listed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Include {
+    /// Those that are published.
+    Ordinary,
+    /// Those about webhooks and deliveries themselves too.
+    Domain,
+}
+
 pub(crate) struct Catalogue {
     store: Store,
     last: Mutex<Option<(Instant, Arc<[EventTypeRow]>)>>,
@@ -44,6 +53,14 @@ impl Catalogue {
     pub(crate) async fn contains(&self, event_type: &EventType) -> Option<bool> {
         let types = timeout(PATIENCE, self.event_types()).await.ok()?.ok()?;
         Some(types.iter().any(|known| known.name == event_type.as_str()))
+    }
+
+    /// The names of the types, without those that only Postrider publishes, or with them.
+    pub(crate) fn names(types: &[EventTypeRow], include: Include) -> Vec<&str> {
+        let is_listed = |name: &&str| {
+            include == Include::Domain || name.parse().is_ok_and(|known: EventType| !known.is_reserved())
+        };
+        types.iter().map(|known| known.name.as_str()).filter(is_listed).collect()
     }
 
     /// Whether a pattern can ever match: a type must be in the catalogue, a wildcard must have one below it.

@@ -72,12 +72,18 @@ impl Topology {
         format!("{}.dead", self.prefix)
     }
 
+    /// The exchange of what happens to webhooks and deliveries themselves; the routing key is the event type.
+    pub fn domain_exchange(&self) -> String {
+        format!("{}.domain", self.prefix)
+    }
+
     /// Declares everything, and gives what the broker says of the queues. What is there already stays as it is.
     pub(crate) async fn declare(&self, channel: &Channel) -> lapin::Result<[Depth; 3]> {
         let dead = short(self.dead());
         exchange(channel, &dead, ExchangeKind::Fanout, FieldTable::default()).await?;
         let dead_letters = queue(channel, &dead, FieldTable::default()).await?;
         bind(channel, &dead, &dead, "").await?;
+        exchange(channel, &short(self.domain_exchange()), ExchangeKind::Topic, FieldTable::default()).await?;
         let shared = self.declare_intake(channel, Intake::Shared, &dead).await?;
         let in_order = self.declare_intake(channel, Intake::InOrder, &dead).await?;
         Ok([

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use domain::{Cause, Clock, DisabledReason, Next, Outcome, RetrySchedule};
+use domain::{Cause, Clock, DisabledReason, Health, Next, Outcome, RetrySchedule};
 use futures_util::FutureExt as _;
 use sender::{Attempted, Capture, Fault, Sender};
-use store::{AttemptRecord, Parked};
+use store::{AttemptRecord, HealthNews, Parked};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -340,7 +340,10 @@ impl Engine {
             Next::Done | Next::GiveUp if batch.is_none() => State::Finished(key),
             Next::Done | Next::GiveUp => State::Done,
         };
-        let health = news.map(|health| (webhook, health));
+        let is_told = |health: &Health| {
+            health.is_worth_telling() && !delivery.accepted.event.event_type.is_about_deliveries()
+        };
+        let health = news.map(|health| HealthNews { webhook_id: webhook, is_told: is_told(&health), health });
         Note { attempt: Some(record), state, batch, health, disable }
     }
 

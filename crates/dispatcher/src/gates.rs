@@ -192,7 +192,7 @@ mod tests {
         assert!(gates.admit(webhook, now));
         let fail = || gates.record(webhook, FAILED, None, 64, now).news;
         let news: Vec<Health> = (0..20).filter_map(|_| fail()).collect();
-        assert_eq!(news.len(), 2, "the first failure and the opening are news");
+        assert_eq!(news.len(), 3, "the first failure, the third and the opening are news");
         assert!(!gates.admit(webhook, now) && gates.limit(webhook, 64, now) == 0);
         let later = now + Duration::from_secs(10);
         assert_eq!(gates.limit(webhook, 64, later), 1);

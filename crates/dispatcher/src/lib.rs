@@ -13,6 +13,7 @@ mod lanes;
 mod metrics;
 mod parked;
 mod recorder;
+mod relay;
 mod routing;
 mod sweep;
 mod upkeep;
@@ -20,7 +21,7 @@ mod upkeep;
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::{Consumer, DeadLetters, Intake};
+use broker::{Consumer, DeadLetters, DomainEvents, Intake};
 use prometheus_client::registry::Registry;
 use sender::Sender;
 use service::health::{Check, Readiness};
@@ -41,6 +42,7 @@ use crate::hand_over::HandOver;
 use crate::metrics::{Memory, Metrics};
 use crate::parked::ParkedDeliveries;
 use crate::recorder::{OpenBatches, Recorder};
+use crate::relay::Relay;
 use crate::routing::Routing;
 
 /// Notes that wait to be written down. When it is full, attempts wait with what they have to say.
@@ -106,6 +108,14 @@ impl Dispatcher {
             notes: notes_received,
         };
         let dead_letters = Arc::new(DeadLetters::new(config.broker.clone()));
+        let relay = Relay {
+            store: config.store.clone(),
+            domain_events: DomainEvents::new(config.broker.clone()),
+            dispatcher_id: engine.dispatcher_id,
+            clock: Arc::clone(&engine.clock),
+            lease,
+            stop: stop.clone(),
+        };
         let mut consuming = Vec::new();
         let mut consumers = Vec::new();
         let mut hand_over = |intake: Intake| {
@@ -159,6 +169,7 @@ impl Dispatcher {
             ("due deliveries", tokio::spawn(parked.clone().run_due())),
             ("waiting deliveries", tokio::spawn(parked.clone().run_waiting())),
             ("take-over", tokio::spawn(parked.run_take_over())),
+            ("domain events", tokio::spawn(relay.run())),
             ("partitions", tokio::spawn(partitions)),
             ("metrics", tokio::spawn(watch)),
             (

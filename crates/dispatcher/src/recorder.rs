@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use domain::{Backoff, Clock, DisabledReason, Health, TenantId, WebhookId};
+use domain::{Backoff, Clock, DisabledReason, TenantId, WebhookId};
 use futures_util::future::BoxFuture;
-use store::{AttemptRecord, Batch, BatchId, DeliveryKey, Parked, Store, StoreError};
+use store::{AttemptRecord, Batch, BatchId, DeliveryKey, HealthNews, Parked, Store, StoreError};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
@@ -26,7 +26,7 @@ pub(crate) struct Note {
     /// The batch that waits for this, unless it does not any more.
     pub(crate) batch: Option<BatchId>,
     /// How the webhook is doing, where the other dispatchers need to know.
-    pub(crate) health: Option<(WebhookId, Health)>,
+    pub(crate) health: Option<HealthNews>,
     /// The webhook to switch off, if this is the end of it.
     pub(crate) disable: Option<(TenantId, WebhookId, DisabledReason)>,
 }
@@ -99,7 +99,7 @@ impl OpenBatches {
 /// What follows from some notes.
 struct Collected {
     batch: Batch,
-    health: Vec<(WebhookId, Health)>,
+    health: Vec<HealthNews>,
     disable: Vec<(TenantId, WebhookId, DisabledReason)>,
 }
 
@@ -143,12 +143,16 @@ impl Recorder {
     fn collect(&self, notes: impl Iterator<Item = Note>) -> Collected {
         let mut batch = Batch::default();
         let mut disable = Vec::new();
-        let mut health = HashMap::new();
+        let mut health: HashMap<WebhookId, HealthNews> = HashMap::new();
         // A delivery may be parked and finished within one batch; only its last state is written.
         let mut states: HashMap<DeliveryKey, Option<Parked>> = HashMap::new();
         for note in notes {
             batch.attempts.extend(note.attempt);
-            health.extend(note.health);
+            if let Some(mut news) = note.health {
+                let before = health.get(&news.webhook_id);
+                news.is_told |= before.is_some_and(|before| before.is_told) && news.health.is_worth_telling();
+                health.insert(news.webhook_id, news);
+            }
             disable.extend(note.disable);
             match note.state {
                 State::Parked(mut parked) => {
@@ -170,7 +174,7 @@ impl Recorder {
                 None => batch.finished.push(key),
             }
         }
-        Collected { batch, health: health.into_iter().collect(), disable }
+        Collected { batch, health: health.into_values().collect(), disable }
     }
 
     /// Says whether everything is written. A value that the database refuses must not take the others along: halved until it
@@ -205,7 +209,7 @@ impl Recorder {
         })
     }
 
-    async fn save_health(&self, health: Vec<(WebhookId, Health)>) {
+    async fn save_health(&self, health: Vec<HealthNews>) {
         if !health.is_empty()
             && let Err(error) = self.store.save_health(&health, self.clock.now()).await
         {

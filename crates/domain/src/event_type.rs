@@ -16,6 +16,21 @@ impl EventType {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether only Postrider publishes events of this type: those about webhooks and deliveries themselves.
+    pub fn is_reserved(&self) -> bool {
+        self.is_below("webhook") || self.is_about_deliveries()
+    }
+
+    /// Whether this tells of deliveries. Of deliveries of such events nothing is told: it would never end.
+    pub fn is_about_deliveries(&self) -> bool {
+        self.is_below("delivery")
+    }
+
+    /// Whether it begins with this name and a dot.
+    fn is_below(&self, name: &str) -> bool {
+        self.0.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'))
+    }
 }
 
 impl FromStr for EventType {
@@ -43,14 +58,15 @@ impl fmt::Display for EventType {
     }
 }
 
-/// Which event types a webhook wants: one type, every type below a name (`message.*`), or all (`*`).
+/// Which event types a webhook wants: one type, every type below a name (`message.*`), or all (`*`). Types that are reserved
+/// have to be asked for: `*` is not about webhooks themselves.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum EventPattern {
     /// Exactly this type.
     Exact(EventType),
     /// Every type that begins with this name and a dot, at any depth.
     Below(EventType),
-    /// Every type.
+    /// Every type that is not reserved.
     All,
 }
 
@@ -59,10 +75,8 @@ impl EventPattern {
     pub fn matches(&self, event_type: &EventType) -> bool {
         match self {
             Self::Exact(wanted) => wanted == event_type,
-            Self::Below(name) => {
-                event_type.as_str().strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('.'))
-            }
-            Self::All => true,
+            Self::Below(name) => event_type.is_below(name.as_str()),
+            Self::All => !event_type.is_reserved(),
         }
     }
 }
@@ -106,6 +120,12 @@ mod tests {
         assert!(!matches("message.*", "message"));
         assert!(!matches("message.*", "messages.sent"));
         assert!(matches("*", "campaign.completed"));
+        assert!(matches("*", "webhooks.created") && matches("*", "delivery"));
+        for reserved in ["webhook.created", "delivery.failing"] {
+            assert!(!matches("*", reserved), "a webhook that wants all would hear of itself");
+            assert!(matches(reserved, reserved));
+        }
+        assert!(matches("webhook.*", "webhook.created") && matches("delivery.*", "delivery.failing"));
     }
 
     #[test]

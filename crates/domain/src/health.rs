@@ -4,6 +4,8 @@ use chrono::{DateTime, Utc};
 
 /// Failures in a row that open the gate.
 const FAILURES_TO_OPEN: u32 = 20;
+/// Failures in a row that the tenant is told of. One or two are the weather.
+const FAILURES_TO_ANNOUNCE: u32 = 3;
 /// How long the gate stays open at first; each failed probe doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 /// How long it stays open at most.
@@ -79,6 +81,12 @@ impl Health {
     /// Whether others need to know that this became `next`. Mere counts are everybody's own.
     pub fn is_news(&self, next: &Self) -> bool {
         (self.failing_since, self.open_until) != (next.failing_since, next.open_until)
+            || self.is_worth_telling() != next.is_worth_telling()
+    }
+
+    /// Whether so many attempts have failed in a row that the tenant is to be told.
+    pub fn is_worth_telling(&self) -> bool {
+        self.consecutive_failures >= FAILURES_TO_ANNOUNCE
     }
 
     /// Whether every attempt has failed for so long that the webhook is to be switched off.

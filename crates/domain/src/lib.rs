@@ -8,6 +8,7 @@ mod backoff;
 mod clock;
 mod custom_headers;
 mod delivery_settings;
+mod domain_event;
 mod event;
 mod event_link;
 mod event_type;
@@ -35,6 +36,7 @@ pub use custom_headers::{
     CustomHeaders, HeadersChange, MAX_CUSTOM_HEADER_BYTES, MAX_CUSTOM_HEADERS, REDACTED,
 };
 pub use delivery_settings::{AttemptTimeout, DeliveryChange, DeliverySettings, PayloadVersion};
+pub use domain_event::{DomainEvent, FailedDelivery, WebhookNews};
 pub use event::{Event, parse_occurred_at};
 pub use event_link::EventLinks;
 pub use event_type::{EventPattern, EventType};

@@ -17,7 +17,7 @@ pub struct Migration {
 }
 
 /// Every migration, oldest first. The files are part of the binary.
-const MIGRATIONS: [Migration; 10] = [
+const MIGRATIONS: [Migration; 11] = [
     Migration {
         version: 1,
         name: "0001_foundation",
@@ -64,6 +64,7 @@ const MIGRATIONS: [Migration; 10] = [
         name: "0010_previous_secrets",
         sql: include_str!("../../../migrations/0010_previous_secrets.sql"),
     },
+    Migration { version: 11, name: "0011_outbox", sql: include_str!("../../../migrations/0011_outbox.sql") },
 ];
 
 /// The version of the schema that this build needs.

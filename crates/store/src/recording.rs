@@ -1,9 +1,10 @@
 use chrono::{DateTime, Utc};
-use domain::{EventType, TenantId};
+use deadpool_postgres::GenericClient;
+use domain::{DomainEvent, EventType, TenantId};
 use uuid::Uuid;
 
 use crate::deliveries::DeliveryKey;
-use crate::{BatchId, Store, StoreError};
+use crate::{BatchId, Store, StoreError, outbox};
 
 /// A row for the history.
 #[derive(Debug, Clone)]
@@ -128,45 +129,57 @@ DELETE FROM open_batches WHERE id = ANY($23) AND leased_by = $25";
 impl Store {
     /// Writes a batch of results of `holder`'s down, all or nothing.
     pub async fn record(&self, batch: &Batch, holder: Uuid) -> Result<(), StoreError> {
-        let attempts = &batch.attempts;
-        let parked = &batch.parked;
-        let finished = &batch.finished;
-        let client = self.connection().await?;
-        let statement = client.prepare_cached(RECORD).await?;
-        client
-            .execute(
-                &statement,
-                &[
-                    &column(attempts, |a| a.tenant_id.0),
-                    &column(attempts, |a| a.key.webhook_id.0),
-                    &column(attempts, |a| a.key.event_id.as_str()),
-                    &column(attempts, |a| a.key.event_day),
-                    &column(attempts, |a| a.event_type.as_str()),
-                    &column(attempts, |a| to_integer(a.attempt)),
-                    &column(attempts, |a| a.started_at),
-                    &column(attempts, |a| to_integer(a.duration_ms)),
-                    &column(attempts, |a| a.status_code.and_then(|status| i16::try_from(status).ok())),
-                    &column(attempts, |a| a.error),
-                    &column(attempts, |a| a.next_attempt_at),
-                    &column(parked, |p| p.tenant_id.0),
-                    &column(parked, |p| p.key.webhook_id.0),
-                    &column(parked, |p| p.key.event_id.as_str()),
-                    &column(parked, |p| p.key.event_day),
-                    &column(parked, |p| p.accepted_at),
-                    &column(parked, |p| to_integer(p.attempts)),
-                    &column(parked, |p| p.due_at),
-                    &column(parked, |p| p.leased_by),
-                    &column(finished, |key| key.webhook_id.0),
-                    &column(finished, |key| key.event_id.as_str()),
-                    &column(finished, |key| key.event_day),
-                    &batch.settled,
-                    &column(parked, |p| p.batch),
-                    &holder,
-                ],
-            )
-            .await?;
+        let exhausted: Vec<DomainEvent> = batch.attempts.iter().filter_map(outbox::exhausted).collect();
+        let mut client = self.connection().await?;
+        if exhausted.is_empty() {
+            return write(&client, batch, holder).await;
+        }
+        let transaction = client.transaction().await?;
+        write(&transaction, batch, holder).await?;
+        outbox::announce(&transaction, &exhausted).await?;
+        transaction.commit().await?;
         Ok(())
     }
+}
+
+async fn write(client: &impl GenericClient, batch: &Batch, holder: Uuid) -> Result<(), StoreError> {
+    let attempts = &batch.attempts;
+    let parked = &batch.parked;
+    let finished = &batch.finished;
+    let statement = client.prepare_cached(RECORD).await?;
+    client
+        .execute(
+            &statement,
+            &[
+                &column(attempts, |a| a.tenant_id.0),
+                &column(attempts, |a| a.key.webhook_id.0),
+                &column(attempts, |a| a.key.event_id.as_str()),
+                &column(attempts, |a| a.key.event_day),
+                &column(attempts, |a| a.event_type.as_str()),
+                &column(attempts, |a| to_integer(a.attempt)),
+                &column(attempts, |a| a.started_at),
+                &column(attempts, |a| to_integer(a.duration_ms)),
+                &column(attempts, |a| a.status_code.and_then(|status| i16::try_from(status).ok())),
+                &column(attempts, |a| a.error),
+                &column(attempts, |a| a.next_attempt_at),
+                &column(parked, |p| p.tenant_id.0),
+                &column(parked, |p| p.key.webhook_id.0),
+                &column(parked, |p| p.key.event_id.as_str()),
+                &column(parked, |p| p.key.event_day),
+                &column(parked, |p| p.accepted_at),
+                &column(parked, |p| to_integer(p.attempts)),
+                &column(parked, |p| p.due_at),
+                &column(parked, |p| p.leased_by),
+                &column(finished, |key| key.webhook_id.0),
+                &column(finished, |key| key.event_id.as_str()),
+                &column(finished, |key| key.event_day),
+                &batch.settled,
+                &column(parked, |p| p.batch),
+                &holder,
+            ],
+        )
+        .await?;
+    Ok(())
 }
 
 fn column<'a, T, V>(rows: &'a [T], value: impl Fn(&'a T) -> V) -> Vec<V> {

@@ -92,6 +92,10 @@ async fn parse_event(
     let mut errors = FieldErrors::default();
     let event_type = errors.require("type", request.event_type, |text| text.parse::<EventType>());
     if let Some(event_type) = &event_type
+        && event_type.is_reserved()
+    {
+        errors.add("type", format!("{event_type} is reserved: Postrider itself publishes it"));
+    } else if let Some(event_type) = &event_type
         && state.catalogue.contains(event_type).await == Some(false)
     {
         errors.add("type", format!("{event_type} is not an event type; see GET /api/webhooks/events"));

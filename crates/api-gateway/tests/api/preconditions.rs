@@ -3,7 +3,7 @@
 use chrono::{TimeDelta, Utc};
 use reqwest::Method;
 use serde_json::json;
-use store::{AttemptRecord, Batch, DeliveryKey};
+use store::{AttemptRecord, Batch, DeliveryKey, HealthNews};
 
 use crate::helpers::{Answer, TestApi, send};
 
@@ -28,7 +28,8 @@ async fn what_a_client_has_is_not_sent_again_until_there_is_news() {
         assert_eq!(again.body, json!(""));
     }
     let health = domain::Health::default().after_failure(Utc::now(), None);
-    api.database.store.save_health(&[(id.parse().unwrap(), health)], Utc::now()).await.unwrap();
+    let news = HealthNews { webhook_id: id.parse().unwrap(), health, is_told: false };
+    api.database.store.save_health(&[news], Utc::now()).await.unwrap();
     let news = call(&api, Method::GET, &path, ("if-none-match", &tag), None).await;
     assert_eq!(news.status, 200, "how the receiver does is news");
     let changed =

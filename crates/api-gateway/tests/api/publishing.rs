@@ -151,3 +151,24 @@ async fn without_a_database_events_are_accepted_all_the_same() {
     assert_eq!(answer.status, 202, "{answer:?}");
     assert_eq!(next_message(&api).await.len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_postrider_publishes_what_happens_to_webhooks_but_all_can_subscribe_to_it() {
+    let api = TestApi::start().await;
+    for reserved in ["webhook.created", "delivery.exhausted", "webhook.anything"] {
+        let answer = api.post("/api/events", &format!(r#"{{"type":"{reserved}","data":1}}"#)).await;
+        assert_eq!((answer.status, answer.code()), (400, "VALIDATION_ERROR"), "{answer:?}");
+        assert!(answer.body["errors"]["type"].as_str().unwrap().contains("reserved"));
+    }
+    let body = r#"{"url":"https://example.com/","events":["webhook.*","delivery.exhausted"]}"#;
+    assert_eq!(api.post("/api/webhooks", body).await.status, 201);
+    let unknown =
+        api.post("/api/webhooks", r#"{"url":"https://example.com/","events":["webhook.made"]}"#).await;
+    assert_eq!(unknown.status, 400);
+
+    let ordinary = api.get("/api/webhooks/events").await.body["data"].as_array().unwrap().clone();
+    let all = api.get("/api/webhooks/events?include=domain").await.body["data"].as_array().unwrap().clone();
+    assert_eq!((ordinary.len(), all.len()), (5, 15));
+    assert!(all.starts_with(&ordinary) && all.contains(&"delivery.recovered".into()));
+    assert_eq!(api.get("/api/webhooks/events?include=others").await.status, 400);
+}

@@ -1,5 +1,6 @@
 use reqwest::Method;
 use serde_json::json;
+use store::HealthNews;
 
 use crate::helpers::{Answer, TestApi, token};
 
@@ -65,7 +66,11 @@ async fn a_webhook_shows_how_its_receiver_is_doing_and_switching_it_on_gives_it_
         for _ in 0..failures {
             health = health.after_failure(now, None);
         }
-        api.database.store.save_health(&[(webhook, health.clone())], now).await.unwrap();
+        api.database
+            .store
+            .save_health(&[HealthNews { webhook_id: webhook, health: health.clone(), is_told: true }], now)
+            .await
+            .unwrap();
         assert_eq!(api.get(&path).await.body["data"]["health"]["status"], json!(status));
         assert_eq!(api.get("/api/webhooks").await.body["data"][0]["health"]["status"], json!(status));
     }

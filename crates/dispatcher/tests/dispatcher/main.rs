@@ -3,6 +3,7 @@
 
 mod crashes;
 mod delivering;
+mod domain_events;
 mod filters;
 mod gates;
 mod helpers;

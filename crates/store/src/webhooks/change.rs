@@ -5,7 +5,7 @@ use domain::{
 };
 
 use super::row::{Columns, SealedParts, webhook_columns};
-use super::{BUMP_VERSION, CreateError};
+use super::{BUMP_VERSION, CreateError, WebhookNews, tell};
 use crate::{Store, StoreError};
 
 /// What a tenant changes of a webhook; `None` leaves a field as it is.
@@ -61,15 +61,23 @@ RETURNING ",
 const RESET_HEALTH: &str = "-- reset_health
 UPDATE webhook_health
 SET failing_since = NULL, open_until = NULL, consecutive_failures = 0, times_opened = 0, is_draining = false,
-    updated_at = $2
+    is_announced = false, updated_at = $2
 WHERE webhook_id = $1";
 
-const DISABLE_WEBHOOK: &str = "-- disable_webhook
+const DISABLE_WEBHOOK: &str = concat!(
+    "-- disable_webhook
 UPDATE webhooks SET is_active = false, disabled_reason = $3, disabled_at = $4, updated_at = $4
-WHERE tenant_id = $1 AND id = $2 AND is_active";
+WHERE tenant_id = $1 AND id = $2 AND is_active
+RETURNING ",
+    webhook_columns!()
+);
 
-const DELETE_WEBHOOK: &str = "-- delete_webhook
-DELETE FROM webhooks WHERE tenant_id = $1 AND id = $2";
+const DELETE_WEBHOOK: &str = concat!(
+    "-- delete_webhook
+DELETE FROM webhooks WHERE tenant_id = $1 AND id = $2
+RETURNING ",
+    webhook_columns!()
+);
 
 // What waits for a webhook that is deleted or off ends here, and the history says so.
 const CANCEL_DELIVERIES: &str = "-- cancel_deliveries
@@ -160,6 +168,7 @@ impl Store {
         } else if !before.is_active {
             transaction.execute(&transaction.prepare_cached(RESET_HEALTH).await?, &[&id.0, &now]).await?;
         }
+        tell(&transaction, &WebhookNews::of_change(&before, &after), &after, now).await?;
         transaction.commit().await?;
         Ok(Some(self.read_webhook(&row)?))
     }
@@ -175,13 +184,14 @@ impl Store {
         let mut client = self.connection().await?;
         let transaction = client.transaction().await?;
         let statement = transaction.prepare_cached(DISABLE_WEBHOOK).await?;
-        let disabled = transaction.execute(&statement, &[&tenant.0, &id.0, &reason.code(), &now]).await? > 0;
-        if disabled {
+        let disabled = transaction.query_opt(&statement, &[&tenant.0, &id.0, &reason.code(), &now]).await?;
+        if let Some(row) = &disabled {
             transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
             cancel_deliveries(&transaction, tenant, id, now).await?;
+            tell(&transaction, &[WebhookNews::Disabled], &self.read_webhook(row)?, now).await?;
         }
         transaction.commit().await?;
-        Ok(disabled)
+        Ok(disabled.is_some())
     }
 
     /// Deletes a webhook and cancels what waits for it. Says whether the tenant had it.
@@ -204,13 +214,14 @@ impl Store {
             }
         }
         let statement = transaction.prepare_cached(DELETE_WEBHOOK).await?;
-        let deleted = transaction.execute(&statement, &[&tenant.0, &id.0]).await? > 0;
-        if deleted {
+        let deleted = transaction.query_opt(&statement, &[&tenant.0, &id.0]).await?;
+        if let Some(row) = &deleted {
             transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
             cancel_deliveries(&transaction, tenant, id, now).await?;
+            tell(&transaction, &[WebhookNews::Deleted], &self.read_webhook(row)?, now).await?;
         }
         transaction.commit().await?;
-        Ok(deleted)
+        Ok(deleted.is_some())
     }
 }
 

@@ -5,8 +5,8 @@ use domain::{
 };
 use tokio_postgres::error::SqlState;
 
-use super::BUMP_VERSION;
 use super::row::{Columns, SealedParts, webhook_columns};
+use super::{BUMP_VERSION, WebhookNews, tell};
 use crate::sealing::Stored;
 use crate::{Store, StoreError};
 
@@ -160,7 +160,9 @@ impl Store {
         let columns = Columns::new(&webhook, sealed);
         let row = transaction.query_one(&statement, &columns.parameters()).await?;
         transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
+        let webhook = self.read_webhook(&row)?;
+        tell(&transaction, &[WebhookNews::Created], &webhook, now).await?;
         transaction.commit().await?;
-        Ok(self.read_webhook(&row)?)
+        Ok(webhook)
     }
 }

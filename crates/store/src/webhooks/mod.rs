@@ -8,7 +8,8 @@ mod secret;
 
 use std::collections::{HashMap, HashSet};
 
-use domain::{TenantId, Webhook, WebhookId};
+use chrono::{DateTime, Utc};
+use domain::{DomainEvent, TenantId, Webhook, WebhookId, WebhookNews};
 use tokio_postgres::Row;
 use tracing::error;
 use uuid::Uuid;
@@ -17,6 +18,7 @@ pub use change::WebhookChange;
 pub use create::{CreateError, NewWebhook};
 use row::{headers_to_bytes, parse_webhook, previous_secrets_to_bytes, webhook_columns};
 
+use crate::outbox::announce;
 use crate::sealing::{Content, Place, Stored};
 use crate::{Store, StoreError};
 
@@ -115,6 +117,21 @@ impl Store {
     fn read_webhook(&self, row: &Row) -> Result<Webhook, StoreError> {
         parse_webhook(row, &self.keys).map_err(StoreError::unreadable("webhooks"))
     }
+}
+
+/// Tells of a webhook, with the change it tells of, and in the order of the tenant's changes: after the version.
+async fn tell(
+    transaction: &deadpool_postgres::Transaction<'_>,
+    news: &[WebhookNews],
+    webhook: &Webhook,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let events: Vec<DomainEvent> =
+        news.iter().map(|news| DomainEvent::of_webhook(*news, webhook, now)).collect();
+    if !events.is_empty() {
+        announce(transaction, &events).await?;
+    }
+    Ok(())
 }
 
 fn place(webhook: &Webhook) -> Place {

@@ -1,17 +1,17 @@
 use chrono::{DateTime, Utc};
-use domain::{TenantId, Webhook, WebhookId};
+use domain::{TenantId, Webhook, WebhookId, WebhookNews};
 use tokio_postgres::types::ToSql;
 
-use super::BUMP_VERSION;
 use super::change::GET_WEBHOOK_FOR_UPDATE;
 use super::row::{integer, webhook_columns};
+use super::{BUMP_VERSION, tell};
 use crate::{Store, StoreError};
 
 // Neither changes what the webhook wants, so `updated_at` stays.
 const PAUSE_WEBHOOK: &str = concat!(
     "-- pause_webhook
 UPDATE webhooks SET paused_at = coalesce(paused_at, $3) WHERE tenant_id = $1 AND id = $2
-RETURNING ",
+RETURNING paused_at <> $3 AS was_paused, ",
     webhook_columns!()
 );
 
@@ -42,8 +42,12 @@ impl Store {
             return Ok(None);
         };
         transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
+        let webhook = self.read_webhook(&row)?;
+        if !row.get::<_, bool>("was_paused") {
+            tell(&transaction, &[WebhookNews::Paused], &webhook, now).await?;
+        }
         transaction.commit().await?;
-        Ok(Some(self.read_webhook(&row)?))
+        Ok(Some(webhook))
     }
 
     /// Lets a webhook's deliveries go on; what has waited leaves at the drain rate, which can be set anew. `None` when the
@@ -58,7 +62,8 @@ impl Store {
         let mut client = self.connection().await?;
         let transaction = client.transaction().await?;
         let lock = transaction.prepare_cached(GET_WEBHOOK_FOR_UPDATE).await?;
-        transaction.query_opt(&lock, &[&tenant.0, &id.0]).await?;
+        let before = transaction.query_opt(&lock, &[&tenant.0, &id.0]).await?;
+        let was_paused = before.is_some_and(|row| row.get::<_, Option<DateTime<Utc>>>("paused_at").is_some());
         let statement = transaction.prepare_cached(START_DRAINING).await?;
         transaction.execute(&statement, &[&tenant.0, &id.0, &now]).await?;
         let statement = transaction.prepare_cached(RESUME_WEBHOOK).await?;
@@ -67,7 +72,11 @@ impl Store {
             return Ok(None);
         };
         transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
+        let webhook = self.read_webhook(&row)?;
+        if was_paused {
+            tell(&transaction, &[WebhookNews::Resumed], &webhook, now).await?;
+        }
         transaction.commit().await?;
-        Ok(Some(self.read_webhook(&row)?))
+        Ok(Some(webhook))
     }
 }

@@ -5,7 +5,7 @@ use domain::{Invalid, SecretBytes, TenantId, Webhook, WebhookId, replaced_secret
 
 use super::change::{GET_WEBHOOK_FOR_UPDATE, UPDATE_WEBHOOK};
 use super::row::{Columns, SealedParts};
-use super::{BUMP_VERSION, CreateError};
+use super::{BUMP_VERSION, CreateError, WebhookNews, tell};
 use crate::{Store, StoreError};
 
 impl Store {
@@ -44,6 +44,7 @@ impl Store {
         let statement = transaction.prepare_cached(UPDATE_WEBHOOK).await?;
         let row = transaction.query_one(&statement, &Columns::new(&after, sealed).parameters()).await?;
         transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
+        tell(&transaction, &[WebhookNews::SecretRotated], &after, now).await?;
         transaction.commit().await?;
         Ok(Some(self.read_webhook(&row)?))
     }

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use store::EventTypeRow;
 
 use crate::body::FieldErrors;
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, Include};
 
 pub(super) fn parse_rate(errors: &mut FieldErrors, field: &str, rate: Option<i64>) -> Option<u32> {
     rate.and_then(|rate| errors.keep(field, check_rate(field, rate)))
@@ -33,7 +33,7 @@ pub(super) fn parse_events(events: &[String], types: &[EventTypeRow]) -> Result<
     for event in events {
         let pattern: EventPattern = event.parse()?;
         if !Catalogue::covers(types, &pattern) {
-            let names: Vec<&str> = types.iter().map(|known| known.name.as_str()).collect();
+            let names = Catalogue::names(types, Include::Ordinary);
             return Err(Invalid::new(format!(
                 "{event} is not an event type; choose from {}",
                 names.join(", ")
