@@ -27,6 +27,7 @@ use crate::routes::{event_types, events, history, plans, tenants, webhooks};
         webhooks::test::test,
         webhooks::secret::get,
         webhooks::secret::rotate,
+        webhooks::url::test,
         webhooks::retry_schedule::preview,
         webhooks::filter_test::test,
         history::list,

@@ -37,6 +37,11 @@ impl Default for TestRuns {
 }
 
 impl TestRuns {
+    /// Lets a test that concerns no webhook through.
+    pub(crate) fn admit(&self, tenant: TenantId) -> Result<(), ApiError> {
+        self.lock().take(tenant, self.since.elapsed())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Runs> {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }

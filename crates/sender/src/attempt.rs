@@ -34,6 +34,7 @@ pub struct Sender {
     /// The headers of every request that does not have its own.
     usual_headers: HeaderMap,
     policy: UrlPolicy,
+    resolver: GuardedResolver,
     deadline: Duration,
     links: EventLinks,
     complaining: Occasionally,
@@ -84,14 +85,22 @@ impl Sender {
             .redirect(redirect::Policy::none())
             .referer(false)
             .retry(reqwest::retry::never())
-            .dns_resolver(Arc::new(resolver))
+            .dns_resolver(Arc::new(resolver.clone()))
             .default_headers(usual_headers.clone())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
             .tcp_nodelay(true)
             .build()?;
         let complaining = Occasionally::new(COMPLAIN_EVERY);
-        Ok(Self { client, usual_headers, policy, deadline, links, complaining })
+        Ok(Self { client, usual_headers, policy, resolver, deadline, links, complaining })
+    }
+
+    pub(crate) fn policy(&self) -> &UrlPolicy {
+        &self.policy
+    }
+
+    pub(crate) fn resolver(&self) -> &GuardedResolver {
+        &self.resolver
     }
 
     /// The longest an attempt takes to a webhook that sets no timeout of its own.

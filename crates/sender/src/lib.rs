@@ -3,16 +3,21 @@
 
 mod attempt;
 mod capture;
+mod certificate;
+mod dry_run;
 mod name_servers;
 mod occasionally;
 mod request;
 mod resolver;
 mod target;
+mod witness;
 
 pub use attempt::{Attempted, Fault, Sender};
 pub use capture::{
     Capture, CapturedResponse, Exchange, Headers, MAX_KEPT_BODY_BYTES, MAX_KEPT_HEADER_BYTES,
     MAX_KEPT_HEADERS,
 };
+pub use certificate::Certificate;
+pub use dry_run::{Connected, DryRun, FoundAddress, Step, TlsHandshake};
 pub use name_servers::NameServers;
 pub use target::Target;

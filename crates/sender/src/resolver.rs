@@ -61,6 +61,7 @@ pub(crate) enum ResolveError {
 }
 
 /// Resolves names for the HTTP client. It dials the very addresses that were checked here.
+#[derive(Clone)]
 pub(crate) struct GuardedResolver(Arc<Lookups>);
 
 impl GuardedResolver {
@@ -77,6 +78,11 @@ impl GuardedResolver {
             rereading: Occasionally::new(REREAD_EVERY),
             warning: Occasionally::new(WARN_EVERY),
         }))
+    }
+
+    /// Every address of a name, whether or not it may be connected to.
+    pub(crate) async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        self.0.look_up(name).await
     }
 }
 

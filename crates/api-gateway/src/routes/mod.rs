@@ -55,6 +55,11 @@ pub(crate) fn all(app: &mut ServiceConfig) {
             .default_service(web::to(async || not_allowed("POST"))),
     )
     .service(
+        web::resource("/api/webhooks/url/test")
+            .route(web::post().to(webhooks::url::test))
+            .default_service(web::to(async || not_allowed("POST"))),
+    )
+    .service(
         web::resource("/api/webhooks/{id}/test")
             .route(web::post().to(webhooks::test::test))
             .default_service(web::to(async || not_allowed("POST"))),

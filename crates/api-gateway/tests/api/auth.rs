@@ -117,6 +117,7 @@ async fn each_route_wants_its_scope_and_admin_alone_opens_none() {
         (Method::POST, format!("/api/webhooks/{id}/pause"), None, "webhooks:write"),
         (Method::POST, format!("/api/webhooks/{id}/resume"), None, "webhooks:write"),
         (Method::POST, format!("/api/webhooks/{id}/test"), None, "webhooks:write"),
+        (Method::POST, "/api/webhooks/url/test".to_owned(), Some(r#"{"url":"x"}"#), "webhooks:write"),
         (Method::GET, format!("/api/webhooks/{id}/history"), None, "webhooks:read"),
         (Method::GET, format!("/api/webhooks/{id}/secret"), None, "webhooks:write"),
         (Method::POST, format!("/api/webhooks/{id}/secret/rotate"), None, "webhooks:write"),

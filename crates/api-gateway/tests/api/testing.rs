@@ -184,3 +184,51 @@ async fn a_live_test_through_a_session_that_is_disconnected_is_502() {
     tell(&api, "session.connected", 0).await;
     assert_eq!(test(&api, &webhook, &live).await.status, 200, "an event from the future counts as of now");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_url_is_explained_right_or_wrong_without_a_request() {
+    let api = TestApi::start().await;
+    let mut receiver = Receiver::start().await;
+    let explain = async |url: &str| {
+        let body = json!({"url": url, "secret": "your-signing-secret"}).to_string();
+        let answer = api.post("/api/webhooks/url/test", &body).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body["data"].clone()
+    };
+    let report = explain(&receiver.url("/hook")).await;
+    assert_eq!((&report["reachable"], &report["tls"]), (&json!(true), &Value::Null), "{report}");
+    assert_eq!(report["policy"], json!({"ok": true, "problem": null}));
+    let addresses = json!([{"address": "127.0.0.1", "family": "ipv4", "allowed": true}]);
+    assert_eq!(report["dns"], json!({"ok": true, "addresses": addresses, "problem": null}));
+    assert_eq!(report["connection"]["address"], "127.0.0.1");
+    let signature = &report["signature"];
+    let secret: signing::Secret = signature["secret"].as_str().unwrap().parse().unwrap();
+    let header = |name: &str| signature["headers"][name].as_str().unwrap();
+    let (timestamp, body) = (header("webhook-timestamp"), signature["body"].as_str().unwrap());
+    let now = timestamp.parse().unwrap();
+    let signed = header("webhook-signature");
+    signing::verify([&secret], header("webhook-id"), timestamp, signed, body.as_bytes(), now).unwrap();
+    assert_eq!(signature["secret"], "whsec_eW91ci1zaWduaW5nLXNlY3JldA==");
+
+    for (url, problem) in [
+        ("not a url", "spaces"),
+        ("ftp://example.com/", "https"),
+        ("https://10.1.2.3/", "private network"),
+        ("https://user:pass@example.com/", "password"),
+    ] {
+        let report = explain(url).await;
+        assert_eq!((&report["reachable"], &report["dns"]), (&json!(false), &Value::Null));
+        assert!(report["policy"]["problem"].as_str().unwrap().contains(problem), "{report}");
+    }
+    let tls = explain(&receiver.url("/").replace("http:", "https:")).await["tls"].clone();
+    assert_eq!((&tls["ok"], &tls["certificate"]), (&json!(false), &Value::Null));
+    assert!(receiver.try_next().is_none());
+
+    for (wrong, field) in
+        [("{}", "url"), (r#"{"url":1}"#, "url"), (r#"{"url":"x","secret":"short"}"#, "secret")]
+    {
+        let answer = api.post("/api/webhooks/url/test", wrong).await;
+        assert_eq!((answer.status, answer.code()), (400, "VALIDATION_ERROR"));
+        assert!(answer.body["errors"].get(field).is_some(), "{answer:?}");
+    }
+}

@@ -10,8 +10,8 @@ use domain::{
     UrlPolicy, Webhook, WebhookUrl,
 };
 use postrider_sender::{
-    Attempted, Capture, Exchange, MAX_KEPT_BODY_BYTES, MAX_KEPT_HEADER_BYTES, MAX_KEPT_HEADERS, Sender,
-    Target,
+    Attempted, Capture, Exchange, FoundAddress, MAX_KEPT_BODY_BYTES, MAX_KEPT_HEADER_BYTES, MAX_KEPT_HEADERS,
+    Sender, Target,
 };
 use test_support::{NameServer, Receiver, local_url_policy};
 use uuid::Uuid;
@@ -185,4 +185,46 @@ async fn a_webhooks_own_timeout_takes_the_place_of_the_usual_one() {
     assert_eq!(attempted.outcome, Outcome::Retryable(Cause::Timeout));
     assert!((1_000..3_000).contains(&attempted.duration.as_millis()), "{:?}", attempted.duration);
     assert_eq!(exchange(&attempted).explanation.as_deref(), Some("no complete answer within 1000 ms"));
+}
+
+#[tokio::test]
+async fn a_dry_run_follows_a_url_step_by_step_and_connects_to_nothing_that_is_refused() {
+    let names = NameServer::start().await;
+    let receiver = Receiver::start().await;
+    let port = receiver.url("").rsplit(':').next().unwrap().to_owned();
+    names.know("good.test", &["127.0.0.1"]);
+    names.know("mixed.test", &["127.0.0.1", "10.1.2.3", "fd00::1"]);
+    let sender = sender(local_url_policy(), &names);
+    let run = async |url: &str| {
+        sender.dry_run(&WebhookUrl::parse_stored(&url.replace("PORT", &port)).unwrap()).await
+    };
+    let loopback = FoundAddress::Allowed("127.0.0.1".parse().unwrap());
+
+    let good = run("http://good.test:PORT/hook").await;
+    assert!(good.is_reachable() && good.tls.is_none(), "{good:?}");
+    assert_eq!(good.addresses, Some(Ok(vec![loopback])));
+    assert_eq!(good.connection.unwrap().unwrap().address.to_string(), "127.0.0.1");
+
+    let mixed = run("http://mixed.test:PORT/").await;
+    let refused = [false, true].map(|is_ipv6| FoundAddress::Refused { is_ipv6 });
+    assert_eq!(mixed.addresses, Some(Ok(vec![loopback, refused[0], refused[1]])));
+    assert!(mixed.connection.is_none() && !mixed.is_reachable());
+    assert!(!format!("{mixed:?}").contains("10.1"));
+
+    let unknown = run("http://nowhere.test/").await;
+    assert_eq!(unknown.addresses, Some(Err("the name cannot be resolved".to_owned())));
+    let plain = run("https://good.test:PORT/").await;
+    assert!(plain.connection.as_ref().unwrap().is_ok() && !plain.is_reachable());
+    let tls = plain.tls.unwrap();
+    assert!(tls.version.unwrap_err().contains("corrupt message") && tls.certificate.is_none());
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = run(&format!("http://{closed}/")).await;
+    assert_eq!(closed.connection, Some(Err("connection refused".to_owned())));
+    let private = run("http://10.1.2.3/").await;
+    assert!(private.policy.is_err() && private.addresses.is_none());
+    assert!(receiver_is_untouched(receiver), "no request is made");
+}
+
+fn receiver_is_untouched(mut receiver: Receiver) -> bool {
+    receiver.try_next().is_none()
 }

@@ -11,6 +11,7 @@ pub(crate) mod retry_schedule;
 pub(crate) mod secret;
 mod settings;
 pub(crate) mod test;
+pub(crate) mod url;
 mod view;
 
 use chrono::{DateTime, SecondsFormat, Utc};
