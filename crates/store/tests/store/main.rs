@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 mod backlog;
 mod metered;
+mod outbox;
 mod planning;
 mod runbook;
 mod secrets;
