@@ -4,11 +4,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::DateTime;
 use domain::Invalid;
-use store::{Attempt, AttemptCursor};
+use store::AttemptCursor;
 
-/// The place after an attempt.
-pub(crate) fn encode(attempt: &Attempt) -> String {
-    URL_SAFE_NO_PAD.encode(format!("{}.{}", attempt.started_at.timestamp_micros(), attempt.event_id))
+/// The text for a place.
+pub(crate) fn encode(cursor: &AttemptCursor) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{}.{}", cursor.started_at.timestamp_micros(), cursor.event_id))
 }
 
 /// Reads what [`encode`] wrote.

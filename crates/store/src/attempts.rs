@@ -1,6 +1,9 @@
-use chrono::{DateTime, Utc};
-use domain::{EventId, TenantId, WebhookId};
+use std::str::FromStr;
+
+use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use domain::{EventId, EventType, Invalid, TenantId, WebhookId};
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use crate::{Store, StoreError};
 
@@ -23,6 +26,8 @@ pub struct Attempt {
     pub error: Option<String>,
     /// When it is tried again; `None` after the last attempt.
     pub next_attempt_at: Option<DateTime<Utc>>,
+    /// What became of the delivery with it.
+    pub outcome: AttemptOutcome,
 }
 
 /// A place in a history: what comes after it is older.
@@ -34,44 +39,160 @@ pub struct AttemptCursor {
     pub event_id: EventId,
 }
 
-const LIST_ATTEMPTS: &str = "-- list_attempts
-SELECT event_id, event_type, attempt, started_at, duration_ms, status_code, error, next_attempt_at
-FROM delivery_attempts
-WHERE tenant_id = $1 AND webhook_id = $2
-ORDER BY started_at DESC, event_id DESC LIMIT $3";
+/// Which attempts of a webhook are wanted. Nothing set wants all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AttemptFilter {
+    /// What became of the delivery.
+    pub outcome: Option<AttemptOutcome>,
+    /// The first digit of the answer's status; 0: no answer.
+    pub code_class: Option<i16>,
+    /// The type of the event.
+    pub event_type: Option<EventType>,
+    /// The event.
+    pub event_id: Option<EventId>,
+    /// Begun at this time or later.
+    pub from: Option<DateTime<Utc>>,
+    /// Begun before this time.
+    pub to: Option<DateTime<Utc>>,
+}
 
-const LIST_ATTEMPTS_AFTER: &str = "-- list_attempts_after
-SELECT event_id, event_type, attempt, started_at, duration_ms, status_code, error, next_attempt_at
-FROM delivery_attempts
-WHERE tenant_id = $1 AND webhook_id = $2 AND started_at <= $4 AND (started_at, event_id) < ($4, $5)
-ORDER BY started_at DESC, event_id DESC LIMIT $3";
+/// What became of a delivery with an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptOutcome {
+    /// The receiver answered 2xx.
+    Delivered,
+    /// It failed and is tried again.
+    Retrying,
+    /// It failed for good.
+    Failed,
+    /// It ended without a request: the webhook was deleted or switched off.
+    Cancelled,
+}
+
+impl AttemptOutcome {
+    /// Every outcome.
+    pub const ALL: [Self; 4] = [Self::Delivered, Self::Retrying, Self::Failed, Self::Cancelled];
+
+    /// The name the API shows.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Retrying => "retrying",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl FromStr for AttemptOutcome {
+    type Err = Invalid;
+
+    fn from_str(code: &str) -> Result<Self, Invalid> {
+        let found = Self::ALL.into_iter().find(|outcome| outcome.code() == code);
+        found.ok_or_else(|| Invalid::new("status must be delivered, retrying, failed or cancelled"))
+    }
+}
+
+/// Some of a webhook's history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptPage {
+    /// The attempts, newest first.
+    pub attempts: Vec<Attempt>,
+    /// Where older ones follow, if there may be any.
+    pub next: Option<AttemptCursor>,
+}
+
+/// Later than any attempt.
+const LATEST: DateTime<Utc> = match NaiveDate::from_ymd_opt(9999, 12, 31) {
+    Some(day) => day.and_time(NaiveTime::MIN).and_utc(),
+    None => DateTime::UNIX_EPOCH,
+};
+/// Most attempts that are looked at for one page. A filter that matches few gives pages that are not full.
+const LOOKS_AT: i64 = 20_000;
+
+// The rows come out of the index in order, and no more of them than the page needs.
+const LIST_ATTEMPTS: &str = "-- list_attempts
+SELECT * FROM (
+    SELECT event_id, event_type, attempt, started_at, duration_ms, status_code, error, next_attempt_at,
+        CASE WHEN error IS NULL THEN 'delivered' WHEN error = 'cancelled' THEN 'cancelled'
+            WHEN next_attempt_at IS NOT NULL THEN 'retrying' ELSE 'failed' END AS outcome
+    FROM delivery_attempts
+    WHERE tenant_id = $1 AND webhook_id = $2
+        AND started_at >= $4 AND started_at <= $5 AND (started_at, event_id) < ($5, $6)
+    ORDER BY started_at DESC, event_id DESC LIMIT $7
+) looked_at
+WHERE ($8::text IS NULL OR outcome = $8) AND ($9::smallint IS NULL OR coalesce(status_code / 100, 0) = $9)
+    AND ($10::text IS NULL OR event_type = $10) AND ($11::text IS NULL OR event_id = $11)
+LIMIT $3";
+
+const LAST_LOOKED_AT: &str = "-- last_attempt_looked_at
+SELECT started_at, event_id FROM delivery_attempts
+WHERE tenant_id = $1 AND webhook_id = $2 AND started_at >= $3 AND started_at <= $4 AND (started_at, event_id) < ($4, $5)
+ORDER BY started_at DESC, event_id DESC OFFSET $6::bigint - 1 LIMIT 1";
 
 impl Store {
-    /// The history of a webhook, newest first.
+    /// At most `limit` attempts of a webhook, newest first, from the one after `after`.
     pub async fn attempts(
         &self,
         tenant: TenantId,
         webhook: WebhookId,
+        filter: &AttemptFilter,
         limit: usize,
         after: Option<&AttemptCursor>,
-    ) -> Result<Vec<Attempt>, StoreError> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let client = self.connection().await?;
-        let rows = match after {
-            None => {
-                let statement = client.prepare_cached(LIST_ATTEMPTS).await?;
-                client.query(&statement, &[&tenant.0, &webhook.0, &limit]).await?
-            }
-            Some(cursor) => {
-                let statement = client.prepare_cached(LIST_ATTEMPTS_AFTER).await?;
-                let event_id = cursor.event_id.as_str();
-                client
-                    .query(&statement, &[&tenant.0, &webhook.0, &limit, &cursor.started_at, &event_id])
-                    .await?
-            }
+    ) -> Result<AttemptPage, StoreError> {
+        // One more than asked for tells whether anything follows.
+        let one_more = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
+        let from = filter.from.unwrap_or(DateTime::UNIX_EPOCH);
+        // Nothing is begun in the year 9999; an event id is never empty, so the place before all of a time is this one.
+        let newest = filter.to.unwrap_or(LATEST);
+        let (until, before) = match after {
+            Some(cursor) if cursor.started_at < newest => (cursor.started_at, cursor.event_id.as_str()),
+            Some(_) | None => (newest, ""),
         };
-        rows.iter().map(read_attempt).collect()
+        let client = self.connection().await?;
+        let statement = client.prepare_cached(LIST_ATTEMPTS).await?;
+        let outcome = filter.outcome.map(AttemptOutcome::code);
+        let event_type = filter.event_type.as_ref().map(EventType::as_str);
+        let event_id = filter.event_id.as_ref().map(EventId::as_str);
+        let parameters: [&(dyn ToSql + Sync); 11] = [
+            &tenant.0,
+            &webhook.0,
+            &one_more,
+            &from,
+            &until,
+            &before,
+            &LOOKS_AT,
+            &outcome,
+            &filter.code_class,
+            &event_type,
+            &event_id,
+        ];
+        let rows = client.query(&statement, &parameters).await?;
+        let mut attempts = rows.iter().map(read_attempt).collect::<Result<Vec<_>, _>>()?;
+        let has_more = attempts.len() > limit;
+        attempts.truncate(limit);
+        if has_more {
+            let next = attempts.last().map(Attempt::cursor);
+            return Ok(AttemptPage { attempts, next });
+        }
+        let statement = client.prepare_cached(LAST_LOOKED_AT).await?;
+        let last =
+            client.query_opt(&statement, &[&tenant.0, &webhook.0, &from, &until, &before, &LOOKS_AT]).await?;
+        let next = last.as_ref().map(read_cursor).transpose()?;
+        Ok(AttemptPage { attempts, next })
     }
+}
+
+impl Attempt {
+    fn cursor(&self) -> AttemptCursor {
+        AttemptCursor { started_at: self.started_at, event_id: self.event_id.clone() }
+    }
+}
+
+fn read_cursor(row: &Row) -> Result<AttemptCursor, StoreError> {
+    let event_id: &str = row.get("event_id");
+    let event_id = event_id.parse().map_err(StoreError::unreadable("delivery_attempts"))?;
+    Ok(AttemptCursor { started_at: row.get("started_at"), event_id })
 }
 
 fn read_attempt(row: &Row) -> Result<Attempt, StoreError> {
@@ -87,5 +208,9 @@ fn read_attempt(row: &Row) -> Result<Attempt, StoreError> {
         status_code: row.get("status_code"),
         error: row.get("error"),
         next_attempt_at: row.get("next_attempt_at"),
+        outcome: row
+            .get::<_, &str>("outcome")
+            .parse()
+            .map_err(StoreError::unreadable("delivery_attempts"))?,
     })
 }

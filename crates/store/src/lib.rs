@@ -33,7 +33,7 @@ mod usage;
 mod webhooks;
 
 pub use activity::Activity;
-pub use attempts::{Attempt, AttemptCursor};
+pub use attempts::{Attempt, AttemptCursor, AttemptFilter, AttemptOutcome, AttemptPage};
 pub use audit::{AuditFinding, AuditProblem, AuditReport};
 pub use audit_progress::AuditProgress;
 pub use backlog::{Backlog, MOST_COUNTED};

@@ -131,3 +131,82 @@ async fn bad_limits_cursors_and_unknown_parameters_are_refused() {
         assert_eq!((answer.status, answer.code()), (400, "VALIDATION_ERROR"), "{query}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_is_filtered_by_what_became_of_its_attempts() {
+    let api = TestApi::start().await;
+    let webhook = api.create_webhook("https://example.com/").await;
+    let base = |number| attempt(&api, &webhook, number);
+    let failed = |number, status_code| AttemptRecord { status_code, error: Some("status"), ..base(number) };
+    record(
+        &api,
+        vec![
+            base(0),
+            AttemptRecord { event_type: "session.connected".parse().unwrap(), ..base(1) },
+            AttemptRecord { next_attempt_at: Some(start()), ..failed(2, Some(503)) },
+            failed(3, Some(404)),
+            AttemptRecord { error: Some("timeout"), ..failed(4, None) },
+            AttemptRecord { error: Some("cancelled"), ..failed(5, None) },
+        ],
+    )
+    .await;
+    let numbers = async |query: &str| {
+        let answer = api.get(&format!("/api/webhooks/{webhook}/history?{query}")).await;
+        assert_eq!((answer.status, &answer.body["nextCursor"]), (200, &json!(null)), "{query}: {answer:?}");
+        let id = |entry: &Value| entry["eventId"].as_str().unwrap().replace("event-", "").parse().unwrap();
+        answer.body["data"].as_array().unwrap().iter().map(id).collect::<Vec<u32>>()
+    };
+    for (query, expected) in [
+        ("status=delivered", vec![1, 0]),
+        ("status=retrying", vec![2]),
+        ("status=failed", vec![4, 3]),
+        ("status=cancelled", vec![5]),
+        ("codeClass=2xx", vec![1, 0]),
+        ("codeClass=4xx", vec![3]),
+        ("codeClass=none", vec![5, 4]),
+        ("eventType=session.connected", vec![1]),
+        ("eventId=event-3", vec![3]),
+        ("from=2026-05-30T10:00:02Z", vec![5, 4, 3]),
+        ("to=2026-05-30T10:00:00Z", vec![0]),
+        ("from=2026-05-30T10:00:00Z&to=2026-05-30T10:00:03Z&status=failed", vec![3]),
+        ("status=failed&codeClass=5xx", vec![]),
+    ] {
+        assert_eq!(numbers(query).await, expected, "{query}");
+    }
+    let first = api.get(&format!("/api/webhooks/{webhook}/history?status=failed&limit=1")).await;
+    let cursor = first.body["nextCursor"].as_str().unwrap();
+    assert_eq!(numbers(&format!("status=failed&limit=1&cursor={cursor}")).await, [3]);
+    for (query, field) in [
+        ("status=ok", "status"),
+        ("codeClass=6xx", "codeClass"),
+        ("codeClass=500", "codeClass"),
+        ("eventType=message.*", "eventType"),
+        ("eventId=", "eventId"),
+        ("from=yesterday", "from"),
+        ("to=1", "to"),
+    ] {
+        let answer = api.get(&format!("/api/webhooks/{webhook}/history?{query}")).await;
+        assert_eq!((answer.status, answer.code()), (400, "VALIDATION_ERROR"), "{query}");
+        assert!(answer.body["errors"][field].is_string(), "{query}: {answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_that_matches_few_looks_at_a_bounded_number_and_says_where_to_go_on() {
+    let api = TestApi::start().await;
+    let webhook = api.create_webhook("https://example.com/").await;
+    let many = "INSERT INTO delivery_attempts (started_at, duration_ms, attempt, event_day, status_code, tenant_id,
+            webhook_id, event_id, event_type)
+        SELECT now() - make_interval(secs => n), 1, 1, CURRENT_DATE, 200, $1, $2, 'event-' || n, 'message.sent'
+        FROM generate_series(1, 20010) n";
+    let webhook_id: WebhookId = webhook.parse().unwrap();
+    let client = api.database.client().await;
+    client.execute(many, &[&api.tenant.0, &webhook_id.0]).await.unwrap();
+    let path = format!("/api/webhooks/{webhook}/history?eventId=event-20005");
+    let first = api.get(&path).await;
+    assert_eq!(first.body["data"], json!([]));
+    let cursor = first.body["nextCursor"].as_str().unwrap();
+    let second = api.get(&format!("{path}&cursor={cursor}")).await;
+    assert_eq!(second.body["data"][0]["eventId"], json!("event-20005"));
+    assert_eq!(second.body["nextCursor"], json!(null));
+}
