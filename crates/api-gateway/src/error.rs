@@ -248,7 +248,7 @@ impl ResponseError for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         let api = match error {
-            StoreError::Unavailable(_) => {
+            StoreError::Unavailable(_) | StoreError::Contended(_) => {
                 Self::new(Code::ServiceUnavailable, "The service is busy; try again shortly")
             }
             StoreError::Sealed(_) => {

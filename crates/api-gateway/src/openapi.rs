@@ -5,7 +5,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::routes::{event_types, events, history, plans, tenants, webhooks};
+use crate::routes::{event_types, events, history, plans, stored_events, tenants, webhooks};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -30,8 +30,10 @@ use crate::routes::{event_types, events, history, plans, tenants, webhooks};
         webhooks::url::test,
         webhooks::retry_schedule::preview,
         webhooks::filter_test::test,
+        webhooks::resend::resend,
         history::list,
         events::publish,
+        stored_events::get,
         tenants::usage,
         tenants::list,
         tenants::get,

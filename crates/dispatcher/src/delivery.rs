@@ -30,6 +30,8 @@ pub(crate) struct Delivery {
     pub(crate) accepted: Arc<Accepted>,
     /// Attempts made before.
     pub(crate) attempts: u32,
+    /// Whether it was asked for again.
+    pub(crate) is_resend: bool,
     pub(crate) origin: Origin,
 }
 

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use domain::{Cause, Clock, DisabledReason, Health, Next, Outcome, RetrySchedule};
 use futures_util::FutureExt as _;
 use sender::{Attempted, Capture, Fault, Sender};
-use store::{AttemptRecord, HealthNews, Parked};
+use store::{AttemptRecord, HealthNews, Parked, Trigger};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -190,6 +190,7 @@ impl Engine {
             status_code: None,
             error: Some("cancelled"),
             next_attempt_at: None,
+            trigger: None,
         };
         self.note(Note { attempt: Some(attempt), ..Note::of_state(State::Finished(key), None) }).await;
     }
@@ -319,6 +320,7 @@ impl Engine {
                 Next::RetryAt(at) => Some(at),
                 Next::Done | Next::GiveUp => None,
             },
+            trigger: (delivery.is_resend && delivery.attempts == 0).then_some(Trigger::Resend),
         };
         let webhook = key.webhook_id;
         let usual = self.usual_limit(delivery.target.webhook.gate.concurrency);

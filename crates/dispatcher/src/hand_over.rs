@@ -255,7 +255,13 @@ impl HandOver {
                     continue;
                 }
                 let accepted = Arc::clone(&accepted);
-                deliveries.push(Delivery { target, accepted, attempts: 0, origin: Origin::Batch(batch) });
+                deliveries.push(Delivery {
+                    target,
+                    accepted,
+                    attempts: 0,
+                    is_resend: false,
+                    origin: Origin::Batch(batch),
+                });
             }
         }
         debug!(batch, deliveries = deliveries.len(), ordered = ordered.len(), "a batch is routed");

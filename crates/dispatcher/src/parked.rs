@@ -244,6 +244,7 @@ impl ParkedDeliveries {
                     place: event.place,
                 }),
                 attempts: claimed.attempts,
+                is_resend: claimed.is_resend,
                 origin: Origin::Row { leased_until, held, _permit: permit },
             });
         }

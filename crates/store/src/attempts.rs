@@ -28,6 +28,8 @@ pub struct Attempt {
     pub next_attempt_at: Option<DateTime<Utc>>,
     /// What became of the delivery with it.
     pub outcome: AttemptOutcome,
+    /// What made it: `first`, `retry` or `resend`.
+    pub trigger: String,
 }
 
 /// A place in a history: what comes after it is older.
@@ -115,7 +117,8 @@ const LIST_ATTEMPTS: &str = "-- list_attempts
 SELECT * FROM (
     SELECT event_id, event_type, attempt, started_at, duration_ms, status_code, error, next_attempt_at,
         CASE WHEN error IS NULL THEN 'delivered' WHEN error = 'cancelled' THEN 'cancelled'
-            WHEN next_attempt_at IS NOT NULL THEN 'retrying' ELSE 'failed' END AS outcome
+            WHEN next_attempt_at IS NOT NULL THEN 'retrying' ELSE 'failed' END AS outcome,
+        coalesce(trigger, CASE WHEN attempt > 1 THEN 'retry' ELSE 'first' END) AS trigger
     FROM delivery_attempts
     WHERE tenant_id = $1 AND webhook_id = $2
         AND started_at >= $4 AND started_at <= $5 AND (started_at, event_id) < ($5, $6)
@@ -208,6 +211,7 @@ fn read_attempt(row: &Row) -> Result<Attempt, StoreError> {
         status_code: row.get("status_code"),
         error: row.get("error"),
         next_attempt_at: row.get("next_attempt_at"),
+        trigger: row.get("trigger"),
         outcome: row
             .get::<_, &str>("outcome")
             .parse()

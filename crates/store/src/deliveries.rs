@@ -30,6 +30,8 @@ pub struct ClaimedDelivery {
     pub event: StoredEvent,
     /// Attempts made before.
     pub attempts: u32,
+    /// Whether it was asked for again.
+    pub is_resend: bool,
 }
 
 impl ClaimedDelivery {
@@ -99,9 +101,9 @@ WITH head AS MATERIALIZED (
     ON CONFLICT (webhook_id) DO UPDATE SET is_draining = true, updated_at = excluded.updated_at WHERE NOT h.is_draining
 ), claimed AS (
     UPDATE deliveries SET due_at = $4, leased_by = $3 WHERE ctid = ANY (ARRAY(SELECT ctid FROM chosen))
-    RETURNING webhook_id, attempts, tenant_id, event_id, event_day
+    RETURNING webhook_id, attempts, is_resend, tenant_id, event_id, event_day
 )
-SELECT n.looked_at, n.set_waiting, c.webhook_id, c.attempts, ",
+SELECT n.looked_at, n.set_waiting, c.webhook_id, c.attempts, c.is_resend, ",
     event_columns!(),
     "
 FROM (SELECT (SELECT count(*) FROM head) AS looked_at, (SELECT count(*) FROM set_waiting) AS set_waiting) n
@@ -124,9 +126,9 @@ WITH chosen AS MATERIALIZED (
     ) d
 ), claimed AS (
     UPDATE deliveries SET due_at = $4, leased_by = $3 WHERE ctid = ANY (ARRAY(SELECT ctid FROM chosen))
-    RETURNING webhook_id, attempts, tenant_id, event_id, event_day
+    RETURNING webhook_id, attempts, is_resend, tenant_id, event_id, event_day
 )
-SELECT c.webhook_id, c.attempts, ",
+SELECT c.webhook_id, c.attempts, c.is_resend, ",
     event_columns!(),
     "
 FROM claimed c JOIN events e ON e.tenant_id = c.tenant_id AND e.id = c.event_id AND e.day = c.event_day
@@ -319,5 +321,6 @@ fn read_claimed(row: &Row) -> Result<ClaimedDelivery, StoreError> {
         tenant_id: TenantId(row.get("tenant_id")),
         event: read_event(row)?,
         attempts: u32::try_from(attempts).unwrap_or_default(),
+        is_resend: row.get("is_resend"),
     })
 }

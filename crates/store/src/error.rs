@@ -10,6 +10,9 @@ pub enum StoreError {
     /// It could not be reached, or all connections stayed busy. Trying again later can help.
     #[error("the database is not available: {0}")]
     Unavailable(String),
+    /// It ended a deadlock, or a conflict of transactions, at the cost of this one. The same again succeeds as a rule.
+    #[error("the database gave another transaction the preference: {0}")]
+    Contended(String),
     /// It failed the statement for a reason of its own, or because of a mistake in the statement.
     #[error("the database failed a statement: {0}")]
     Failed(String),
@@ -52,8 +55,9 @@ impl From<tokio_postgres::Error> for StoreError {
         // The class of the SQLSTATE: its first two characters.
         match error.as_db_error().and_then(|db| db.code().code().get(..2)) {
             Some("22" | "23") => Self::Refused(detail), // data exception, constraint violation
-            // connection, read-only, deadlock or serialisation, resources, shutdown or restart
-            None | Some("08" | "25" | "40" | "53" | "57") => Self::Unavailable(detail),
+            Some("40") => Self::Contended(detail),      // deadlock, serialisation
+            // connection, read-only, resources, shutdown or restart
+            None | Some("08" | "25" | "53" | "57") => Self::Unavailable(detail),
             Some(_) => Self::Failed(detail),
         }
     }

@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use chrono::{DateTime, Datelike, NaiveDate, TimeDelta, Utc};
 use deadpool_postgres::GenericClient;
-use domain::{Event, TenantId};
+use domain::{Event, EventId, TenantId};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -104,6 +104,13 @@ SELECT pg_advisory_xact_lock(7235419183)";
 /// How far dispatchers' clocks may be apart for the lock above to be taken by both.
 const MIDNIGHT_WINDOW: TimeDelta = TimeDelta::minutes(5);
 
+const GET_EVENT: &str = concat!(
+    "-- get_event
+SELECT ",
+    event_columns!(),
+    " FROM events e WHERE e.tenant_id = $1 AND e.id = $2 ORDER BY e.day DESC LIMIT 1"
+);
+
 impl Store {
     /// Stores events, once each, and opens a batch for them, in one transaction. `now` decides their partition.
     ///
@@ -129,6 +136,14 @@ impl Store {
         };
         let batch = rows.first().map(|row| row.get(0)).unwrap_or_default();
         Ok(HandedOver { batch, day, events: rows.iter().map(read_handed).collect() })
+    }
+
+    /// One event, if it was handed over and is still kept.
+    pub async fn event(&self, tenant: TenantId, id: &EventId) -> Result<Option<StoredEvent>, StoreError> {
+        let client = self.connection().await?;
+        let statement = client.prepare_cached(GET_EVENT).await?;
+        let row = client.query_opt(&statement, &[&tenant.0, &id.as_str()]).await?;
+        row.as_ref().map(read_event).transpose()
     }
 }
 

@@ -119,7 +119,7 @@ WITH RECURSIVE gate AS MATERIALIZED (
     UPDATE deliveries SET due_at = $6, leased_by = $5
     -- A plain IS NULL would be looked up in the index of what waits, and the whole backlog read.
     WHERE ctid = ANY (ARRAY(SELECT ctid FROM chosen)) AND coalesce(due_at, 'infinity') = 'infinity'
-    RETURNING webhook_id, attempts, tenant_id, event_id, event_day
+    RETURNING webhook_id, attempts, is_resend, tenant_id, event_id, event_day
 ), result AS (
     SELECT a.webhook_id, a.rate, a.from_at, a.is_draining, a.key_after,
         (SELECT count(*) FROM chosen c WHERE c.webhook_id = a.webhook_id) AS taken,
@@ -140,7 +140,7 @@ WITH RECURSIVE gate AS MATERIALIZED (
     WHERE h.webhook_id = r.webhook_id
         AND ((r.rate IS NOT NULL AND r.taken > 0) OR r.is_drained OR r.next_key IS DISTINCT FROM r.key_after)
 )
-SELECT c.webhook_id, c.attempts, ",
+SELECT c.webhook_id, c.attempts, c.is_resend, ",
     event_columns!(),
     "
 FROM claimed c JOIN events e ON e.tenant_id = c.tenant_id AND e.id = c.event_id AND e.day = c.event_day

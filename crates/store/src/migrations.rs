@@ -17,7 +17,7 @@ pub struct Migration {
 }
 
 /// Every migration, oldest first. The files are part of the binary.
-const MIGRATIONS: [Migration; 11] = [
+const MIGRATIONS: [Migration; 12] = [
     Migration {
         version: 1,
         name: "0001_foundation",
@@ -65,6 +65,7 @@ const MIGRATIONS: [Migration; 11] = [
         sql: include_str!("../../../migrations/0010_previous_secrets.sql"),
     },
     Migration { version: 11, name: "0011_outbox", sql: include_str!("../../../migrations/0011_outbox.sql") },
+    Migration { version: 12, name: "0012_resend", sql: include_str!("../../../migrations/0012_resend.sql") },
 ];
 
 /// The version of the schema that this build needs.

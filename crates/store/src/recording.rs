@@ -27,6 +27,24 @@ pub struct AttemptRecord {
     pub error: Option<&'static str>,
     /// When it is tried again; `None` after the last attempt.
     pub next_attempt_at: Option<DateTime<Utc>>,
+    /// What made it, where its number does not tell.
+    pub trigger: Option<Trigger>,
+}
+
+/// What made an attempt that is neither the first of a delivery nor a retry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trigger {
+    /// The delivery was asked for again.
+    Resend,
+}
+
+impl Trigger {
+    /// The name the API shows and the database keeps.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Resend => "resend",
+        }
+    }
 }
 
 /// The new state of an unfinished delivery.
@@ -99,9 +117,9 @@ impl Batch {
 const RECORD: &str = "-- record
 WITH attempts AS (
     INSERT INTO delivery_attempts (tenant_id, webhook_id, event_id, event_day, event_type, attempt, started_at,
-        duration_ms, status_code, error, next_attempt_at)
+        duration_ms, status_code, error, next_attempt_at, trigger)
     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::date[], $5::text[], $6::integer[],
-        $7::timestamptz[], $8::integer[], $9::smallint[], $10::text[], $11::timestamptz[])
+        $7::timestamptz[], $8::integer[], $9::smallint[], $10::text[], $11::timestamptz[], $26::text[])
     ON CONFLICT DO NOTHING
 ), parked AS (
     INSERT INTO deliveries AS d (tenant_id, webhook_id, event_id, event_day, accepted_at, attempts, due_at, leased_by)
@@ -176,6 +194,7 @@ async fn write(client: &impl GenericClient, batch: &Batch, holder: Uuid) -> Resu
                 &batch.settled,
                 &column(parked, |p| p.batch),
                 &holder,
+                &column(attempts, |a| a.trigger.map(Trigger::code)),
             ],
         )
         .await?;

@@ -33,6 +33,9 @@ pub(crate) struct HistoryEntry {
     event_id: String,
     /// 1 is the first attempt.
     attempt: i32,
+    /// What made it: `first`, `retry`, or `resend` for the first attempt of a delivery that was asked for again.
+    #[schema(example = "first")]
+    trigger: String,
     /// How long it took, in milliseconds.
     duration_ms: i32,
     /// What became of the delivery with it: `delivered`; `retrying`: it failed and is tried again; `failed` for good; or
@@ -170,6 +173,7 @@ impl From<Attempt> for HistoryEntry {
             delivered_at: timestamp(ended_at),
             event_id: attempt.event_id.to_string(),
             attempt: attempt.attempt,
+            trigger: attempt.trigger,
             duration_ms: attempt.duration_ms,
             outcome: attempt.outcome.code(),
             error: attempt.error,

@@ -4,6 +4,7 @@ pub(crate) mod event_types;
 pub(crate) mod events;
 pub(crate) mod history;
 pub(crate) mod plans;
+pub(crate) mod stored_events;
 pub(crate) mod tenants;
 pub(crate) mod webhooks;
 
@@ -79,6 +80,17 @@ pub(crate) fn all(app: &mut ServiceConfig) {
         web::resource("/api/webhooks/{id}/history")
             .route(web::get().to(history::list))
             .route(web::head().to(history::list))
+            .default_service(web::to(async || not_allowed("GET, HEAD"))),
+    )
+    .service(
+        web::resource("/api/webhooks/{id}/deliveries/{eventId}/resend")
+            .route(web::post().to(webhooks::resend::resend))
+            .default_service(web::to(async || not_allowed("POST"))),
+    )
+    .service(
+        web::resource("/api/events/{id}")
+            .route(web::get().to(stored_events::get))
+            .route(web::head().to(stored_events::get))
             .default_service(web::to(async || not_allowed("GET, HEAD"))),
     )
     .service(

@@ -12,7 +12,10 @@ async fn the_openapi_document_is_3_1_and_every_operation_in_it_exists() {
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap() {
             operations += 1;
-            let path = path.replace("{id}", "018f0000-0000-7000-8000-000000000000").replace("{name}", "team");
+            let path = path
+                .replace("{id}", "018f0000-0000-7000-8000-000000000000")
+                .replace("{name}", "team")
+                .replace("{eventId}", "e1");
             let method: Method = method.to_uppercase().parse().unwrap();
             let answer = send(api.request(method.clone(), &path)).await;
             let is_public = operation.get("security").is_none();
@@ -23,7 +26,7 @@ async fn the_openapi_document_is_3_1_and_every_operation_in_it_exists() {
             );
         }
     }
-    assert_eq!(operations, 23);
+    assert_eq!(operations, 25);
     assert_eq!(document["components"]["securitySchemes"]["bearer"]["scheme"], Value::from("bearer"));
 }
 

@@ -26,6 +26,7 @@ fn attempt(api: &TestApi, webhook: &str, number: u32) -> AttemptRecord {
         status_code: Some(200),
         error: None,
         next_attempt_at: None,
+        trigger: None,
     }
 }
 
@@ -48,6 +49,7 @@ async fn an_attempt_shows_event_status_code_and_delivered_at_as_in_the_contract(
             "deliveredAt": "2026-05-30T10:00:00.000Z",
             "eventId": "event-0",
             "attempt": 1,
+            "trigger": "first",
             "durationMs": 100,
             "outcome": "delivered",
             "error": null,

@@ -14,6 +14,7 @@ mod preconditions;
 mod process;
 mod publishing;
 mod secrets;
+mod stored_events;
 mod testing;
 mod webhook_settings;
 mod webhooks;

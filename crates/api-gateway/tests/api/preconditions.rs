@@ -125,6 +125,7 @@ async fn a_webhook_shows_its_last_success_and_what_became_of_its_deliveries() {
         status_code: None,
         error,
         next_attempt_at: next,
+        trigger: None,
     };
     let attempts = vec![
         attempt(1, 40, None, None),

@@ -12,6 +12,7 @@ mod metrics;
 mod names;
 mod ordering;
 mod queue_contract;
+mod resending;
 mod retrying;
 mod secrets;
 mod settings;

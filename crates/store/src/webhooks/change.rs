@@ -79,6 +79,9 @@ RETURNING ",
     webhook_columns!()
 );
 
+/// Cancelling many deliveries can meet dispatchers that are writing down what became of them, in another order.
+const MAX_TRIES: u32 = 5;
+
 // What waits for a webhook that is deleted or off ends here, and the history says so.
 const CANCEL_DELIVERIES: &str = "-- cancel_deliveries
 WITH cancelled AS (
@@ -134,6 +137,22 @@ impl Store {
     /// Changes a webhook; `None` when the tenant has no such webhook. Switching it off cancels what waits for it,
     /// switching it on forgets why it was off.
     pub async fn change_webhook(
+        &self,
+        tenant: TenantId,
+        id: WebhookId,
+        change: &WebhookChange,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Webhook>, CreateError> {
+        let mut tries = 1;
+        loop {
+            match self.try_to_change(tenant, id, change, now).await {
+                Err(CreateError::Store(StoreError::Contended(_))) if tries < MAX_TRIES => tries += 1,
+                changed => return changed,
+            }
+        }
+    }
+
+    async fn try_to_change(
         &self,
         tenant: TenantId,
         id: WebhookId,
@@ -202,6 +221,22 @@ impl Store {
         expected: &Expected,
         now: DateTime<Utc>,
     ) -> Result<bool, CreateError> {
+        let mut tries = 1;
+        loop {
+            match self.try_to_delete(tenant, id, expected, now).await {
+                Err(CreateError::Store(StoreError::Contended(_))) if tries < MAX_TRIES => tries += 1,
+                deleted => return deleted,
+            }
+        }
+    }
+
+    async fn try_to_delete(
+        &self,
+        tenant: TenantId,
+        id: WebhookId,
+        expected: &Expected,
+        now: DateTime<Utc>,
+    ) -> Result<bool, CreateError> {
         let mut client = self.connection().await?;
         let transaction = client.transaction().await?;
         if *expected != Expected::Any {
@@ -213,11 +248,12 @@ impl Store {
                 return Err(CreateError::Stale);
             }
         }
+        // First, because who holds some of these rows may want to see that the webhook is there.
+        cancel_deliveries(&transaction, tenant, id, now).await?;
         let statement = transaction.prepare_cached(DELETE_WEBHOOK).await?;
         let deleted = transaction.query_opt(&statement, &[&tenant.0, &id.0]).await?;
         if let Some(row) = &deleted {
             transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
-            cancel_deliveries(&transaction, tenant, id, now).await?;
             tell(&transaction, &[WebhookNews::Deleted], &self.read_webhook(row)?, now).await?;
         }
         transaction.commit().await?;

@@ -299,6 +299,7 @@ async fn the_audit_finds_exactly_the_lost_deliveries_and_repairs_them() {
         status_code: None,
         error,
         next_attempt_at,
+        trigger: None,
     };
     let later = Some(now + TimeDelta::seconds(5));
     let parked = Parked {

@@ -39,6 +39,7 @@ async fn round(store: &Store, tenant: TenantId, [webhook, draining]: [WebhookId;
         status_code: Some(500),
         error: Some("status"),
         next_attempt_at: Some(now),
+        trigger: None,
     };
     let parked = Parked {
         key: key.clone(),

@@ -7,6 +7,7 @@ mod exchange;
 pub(crate) mod filter_test;
 pub(crate) mod pause;
 pub(crate) mod read;
+pub(crate) mod resend;
 pub(crate) mod retry_schedule;
 pub(crate) mod secret;
 mod settings;
