@@ -37,14 +37,18 @@ impl Catalogue {
         let last = self.lock().clone();
         match last {
             Some((read_at, types)) if read_at.elapsed() < FRESH_FOR => Ok(types),
-            Some((_, types)) => match timeout(PATIENCE, self.read()).await {
-                Ok(Ok(fresh)) => Ok(fresh),
-                Ok(Err(error)) => {
-                    warn!(%error, "the event types could not be read; the last ones are used");
-                    Ok(types)
+            Some((_, types)) => {
+                // One request reads the list anew; the others go on with the last one meanwhile.
+                *self.lock() = Some((Instant::now(), Arc::clone(&types)));
+                match timeout(PATIENCE, self.read()).await {
+                    Ok(Ok(fresh)) => Ok(fresh),
+                    Ok(Err(error)) => {
+                        warn!(%error, "the event types could not be read; the last ones are used");
+                        Ok(types)
+                    }
+                    Err(_) => Ok(types),
                 }
-                Err(_) => Ok(types),
-            },
+            }
             None => self.read().await,
         }
     }
