@@ -65,8 +65,8 @@ enum Round {
 impl Round {
     fn pause(self) -> Duration {
         match self {
-            Self::Idle | Self::TookOn => WAITING_PAUSE,
-            Self::Blocked | Self::Held => HELD_PAUSE,
+            Self::TookOn => WAITING_PAUSE,
+            Self::Idle | Self::Blocked | Self::Held => HELD_PAUSE,
         }
     }
 }

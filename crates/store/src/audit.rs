@@ -82,8 +82,20 @@ const ALL_ATTEMPTS: TimeDelta = TimeDelta::days(3_700);
 const AUDIT_EVENTS: &str = "-- audit_events
 SELECT batch_id, position, tenant_id, id, type, session_id, ordering_key, occurred_at, accepted_at, day, ''::bytea AS body
 FROM events
-WHERE day BETWEEN $1 AND $2 AND accepted_at >= $3 AND accepted_at < $4 AND (batch_id, tenant_id, id) > ($5, $6, $7)
+WHERE day BETWEEN $1 AND $2 AND accepted_at >= $3 AND accepted_at < $4
+    AND batch_id >= $5 AND batch_id < $9 AND (batch_id, tenant_id, id) > ($5, $6, $7)
 ORDER BY batch_id, tenant_id, id LIMIT $8";
+
+const BATCHES_OF_DAYS: &str = "-- batches_of_days
+SELECT (SELECT batch_id FROM events WHERE day BETWEEN $1 AND $2 ORDER BY batch_id LIMIT 1),
+    (SELECT batch_id FROM events WHERE day BETWEEN $1 AND $2 ORDER BY batch_id DESC LIMIT 1)";
+
+const TIME_OF_BATCH: &str = "-- time_of_batch
+SELECT batch_id, accepted_at FROM events WHERE day BETWEEN $1 AND $2 AND batch_id >= $3 ORDER BY batch_id LIMIT 1";
+
+/// Batches are numbered in the order of their times, give or take this: dispatchers' clocks differ a little, and a hand-over
+/// takes a while.
+const BATCH_SLACK: TimeDelta = TimeDelta::minutes(2);
 
 // Only of events whose webhook has a filter: bodies are large.
 const EVENT_BODIES: &str = "-- event_bodies
@@ -166,9 +178,10 @@ impl Store {
     /// must be delivered, finally failed, scheduled, or under way.
     pub async fn audit(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<AuditReport, StoreError> {
         let mut report = AuditReport::default();
-        let mut after: (BatchId, Uuid, String) = (-1, Uuid::nil(), String::new());
+        let [first, end] = self.batches_between(from, to).await?;
+        let mut after: (BatchId, Uuid, String) = (first, Uuid::nil(), String::new());
         loop {
-            let step = self.audit_events(from, to, &after).await?;
+            let step = self.audit_events(from, to, &after, end).await?;
             let Some((batch, last)) = step.last() else { return Ok(report) };
             after = (*batch, last.event.tenant_id.0, last.event.id.to_string());
             report.events += step.len() as u64;
@@ -196,11 +209,43 @@ impl Store {
         Ok(client.execute(&statement, &parameters).await?)
     }
 
+    /// Between which batches the events of a range are, so that not all of its days are read. Found by halving.
+    async fn batches_between(
+        &self,
+        from: DateTime<Utc>,
+        to: DateTime<Utc>,
+    ) -> Result<[BatchId; 2], StoreError> {
+        let (first_day, last_day) = (from.date_naive(), to.date_naive());
+        let client = self.connection().await?;
+        let statement = client.prepare_cached(BATCHES_OF_DAYS).await?;
+        let row = client.query_one(&statement, &[&first_day, &last_day]).await?;
+        let (Some(oldest), Some(newest)) =
+            (row.get::<_, Option<BatchId>>(0), row.get::<_, Option<BatchId>>(1))
+        else {
+            return Ok([0, 0]);
+        };
+        let statement = client.prepare_cached(TIME_OF_BATCH).await?;
+        let mut bounds = [from - BATCH_SLACK, to + BATCH_SLACK].map(|at| (at, oldest));
+        for (at, low) in &mut bounds {
+            let mut high = newest + 1;
+            while *low < high {
+                let middle = *low + (high - *low) / 2;
+                let row = client.query_opt(&statement, &[&first_day, &last_day, &middle]).await?;
+                match row.map(|row| (row.get::<_, BatchId>(0), row.get::<_, DateTime<Utc>>(1))) {
+                    Some((batch, accepted_at)) if accepted_at < *at => *low = batch + 1,
+                    Some(_) | None => high = middle,
+                }
+            }
+        }
+        Ok(bounds.map(|(_, batch)| batch))
+    }
+
     async fn audit_events(
         &self,
         from: DateTime<Utc>,
         to: DateTime<Utc>,
         after: &(BatchId, Uuid, String),
+        end: BatchId,
     ) -> Result<Vec<(BatchId, StoredEvent)>, StoreError> {
         let client = self.connection().await?;
         let statement = client.prepare_cached(AUDIT_EVENTS).await?;
@@ -208,7 +253,7 @@ impl Store {
         let rows = client
             .query(
                 &statement,
-                &[&first_day, &last_day, &from, &to, &after.0, &after.1, &after.2, &EVENTS_PER_STEP],
+                &[&first_day, &last_day, &from, &to, &after.0, &after.1, &after.2, &EVENTS_PER_STEP, &end],
             )
             .await?;
         rows.iter().map(|row| Ok((row.get("batch_id"), read_event(row)?))).collect()

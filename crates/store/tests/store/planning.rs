@@ -68,6 +68,14 @@ async fn round(store: &Store, tenant: TenantId, [webhook, draining]: [WebhookId;
     store.claim_waiting(&[(draining, 1)], lease).await.unwrap();
 }
 
+/// Waits until the connection has ended that did this last: what it has read is counted then.
+async fn wait_for_the_end_of(database: &TestDatabase, query: &str) {
+    let asked = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '{query}%'"
+    );
+    eventually("the end of the connection", async || (database.count(&asked).await == 0).then_some(())).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_makes_no_other_delivery_dearer() {
     let database = TestDatabase::create().await;
@@ -96,13 +104,31 @@ async fn a_backlog_makes_no_other_delivery_dearer() {
         round(&store, tenant, [webhook, draining], number).await;
     }
     drop(store);
-    eventually("the end of the connection", async || {
-        let asked = "SELECT count(*) FROM pg_stat_activity
-            WHERE datname = current_database() AND query LIKE '-- claim_waiting%'";
-        (database.count(asked).await == 0).then_some(())
-    })
-    .await;
+    wait_for_the_end_of(&database, "-- claim_waiting").await;
     let read = database.count(asked).await - planting;
     assert!(read > 0, "nothing was counted");
     assert!(read < BACKLOG, "{read} rows were read for {ROUNDS} deliveries beside {BACKLOG} that wait");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_reads_the_batches_of_its_range_and_no_others() {
+    let database = TestDatabase::create().await;
+    let client = database.client().await;
+    let store = Store::new(database.url(), 1).unwrap().with_keys(ENCRYPTION_KEYS.parse().unwrap());
+    let tenant = new_tenant(&store).await;
+    // One event in each batch and second; the newest is now.
+    let plant = "INSERT INTO events (batch_id, occurred_at, accepted_at, day, tenant_id, id, type, body)
+        SELECT n, at, at, $3, $1, 'event-' || n, 'message.sent', '{}'
+        FROM (SELECT n, $4::timestamptz - make_interval(secs => $2 - n) AS at FROM generate_series(1, $2::bigint) n) b";
+    let now = Utc::now();
+    let [from, to] = [10_000, 9_940].map(|seconds| now - TimeDelta::seconds(seconds));
+    client.execute(plant, &[&tenant.0, &BACKLOG, &from.date_naive(), &now]).await.unwrap();
+    let report = store.audit(from, to).await.unwrap();
+    assert_eq!(report.events, 60);
+    drop(store);
+    wait_for_the_end_of(&database, "-- audit").await;
+    let asked = "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_user_tables
+        WHERE relname LIKE 'events%'";
+    let read = database.count(asked).await;
+    assert!((60..1_000).contains(&read), "{read} rows were read for 60 of {BACKLOG} events");
 }
