@@ -47,7 +47,7 @@ pub use events::{Handed, HandedOver, StoredEvent, sequence};
 pub use health::HealthNews;
 pub use lease::{BatchId, Lease};
 pub use metered::OrderedDelivery;
-pub use migrations::{Migration, MigrationError, SCHEMA_VERSION};
+pub use migrations::{Migration, MigrationError, SCHEMA_VERSION, schema_fingerprint};
 pub use outbox::Outgoing;
 pub use partitions::PartitionReport;
 pub use plans::{Plan, PlanDeletion};

@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use domain::Backoff;
 use tokio::time::sleep;
@@ -16,60 +17,54 @@ pub struct Migration {
     sql: &'static str,
 }
 
-/// Every migration, oldest first. The files are part of the binary.
-const MIGRATIONS: [Migration; 12] = [
-    Migration {
-        version: 1,
-        name: "0001_foundation",
-        sql: include_str!("../../../migrations/0001_foundation.sql"),
-    },
-    Migration {
-        version: 2,
-        name: "0002_webhook_health",
-        sql: include_str!("../../../migrations/0002_webhook_health.sql"),
-    },
-    Migration { version: 3, name: "0003_gates", sql: include_str!("../../../migrations/0003_gates.sql") },
-    Migration {
-        version: 4,
-        name: "0004_audit_progress",
-        sql: include_str!("../../../migrations/0004_audit_progress.sql"),
-    },
-    Migration {
-        version: 5,
-        name: "0005_sealed_secrets",
-        sql: include_str!("../../../migrations/0005_sealed_secrets.sql"),
-    },
-    Migration {
-        version: 6,
-        name: "0006_subscriptions",
-        sql: include_str!("../../../migrations/0006_subscriptions.sql"),
-    },
-    Migration {
-        version: 7,
-        name: "0007_sessions",
-        sql: include_str!("../../../migrations/0007_sessions.sql"),
-    },
-    Migration {
-        version: 8,
-        name: "0008_webhook_settings",
-        sql: include_str!("../../../migrations/0008_webhook_settings.sql"),
-    },
-    Migration {
-        version: 9,
-        name: "0009_payload_filters",
-        sql: include_str!("../../../migrations/0009_payload_filters.sql"),
-    },
-    Migration {
-        version: 10,
-        name: "0010_previous_secrets",
-        sql: include_str!("../../../migrations/0010_previous_secrets.sql"),
-    },
-    Migration { version: 11, name: "0011_outbox", sql: include_str!("../../../migrations/0011_outbox.sql") },
-    Migration { version: 12, name: "0012_resend", sql: include_str!("../../../migrations/0012_resend.sql") },
+/// Reads the files into the binary. A migration's version is the number that its name begins with.
+macro_rules! migrations {
+    ($($name:literal),+ $(,)?) => {
+        [$(Migration {
+            version: leading_number($name),
+            name: $name,
+            sql: include_str!(concat!("../../../migrations/", $name, ".sql")),
+        }),+]
+    };
+}
+
+/// Every migration, oldest first.
+const MIGRATIONS: &[Migration] = &migrations![
+    "0001_foundation",
+    "0002_webhook_health",
+    "0003_gates",
+    "0004_audit_progress",
+    "0005_sealed_secrets",
+    "0006_subscriptions",
+    "0007_sessions",
+    "0008_webhook_settings",
+    "0009_payload_filters",
+    "0010_previous_secrets",
+    "0011_outbox",
+    "0012_resend",
 ];
 
 /// The version of the schema that this build needs.
 pub const SCHEMA_VERSION: i32 = MIGRATIONS[MIGRATIONS.len() - 1].version;
+
+/// A number that another schema than this build's does not have, as a rule.
+pub fn schema_fingerprint() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for migration in MIGRATIONS {
+        migration.sql.hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+const fn leading_number(name: &str) -> i32 {
+    let name = name.as_bytes();
+    let (mut number, mut index) = (0, 0);
+    while name[index].is_ascii_digit() {
+        number = 10 * number + (name[index] - b'0') as i32;
+        index += 1;
+    }
+    number
+}
 
 /// Any number that nothing else in the database uses as an advisory lock.
 const MIGRATION_LOCK: i64 = 0x706f_7374_7269_6465;
@@ -179,5 +174,5 @@ async fn missing(client: &tokio_postgres::Client) -> Result<Vec<Migration>, Stor
     } else {
         BTreeSet::new()
     };
-    Ok(MIGRATIONS.into_iter().filter(|migration| !applied.contains(&migration.version)).collect())
+    Ok(MIGRATIONS.iter().copied().filter(|migration| !applied.contains(&migration.version)).collect())
 }

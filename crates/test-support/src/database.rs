@@ -1,5 +1,5 @@
 use chrono::Utc;
-use store::{SCHEMA_VERSION, Store};
+use store::{Store, schema_fingerprint};
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
@@ -10,7 +10,7 @@ const TEMPLATE_LOCK: i64 = 0x7465_7374;
 
 /// Another schema is another template: a server may live longer than a schema.
 fn template_name() -> String {
-    format!("postrider_template_{SCHEMA_VERSION}")
+    format!("postrider_template_{:016x}", schema_fingerprint())
 }
 
 /// A database of one test's own, copied from a template that has the schema.
