@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
 
 use crate::error::{ApiError, Code};
+use crate::hints;
 
 /// Largest request body, in bytes: the largest `data` and room for the rest of an event.
 pub(crate) const MAX_BODY_BYTES: usize = domain::MAX_DATA_BYTES + 16 * 1024;
@@ -103,11 +104,23 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
+        let said = error.into_inner().to_string();
+        if let Some((name, hint)) = hints::of_serde(&said, "field") {
+            return ApiError::field(&named(&path, &name), hint);
+        }
         let field = if path == "." || path == "?" { "body".to_owned() } else { path };
-        ApiError::field(&field, error.into_inner().to_string())
+        ApiError::field(&field, said)
     })?;
     json.end().map_err(|error| ApiError::field("body", error.to_string()))?;
     Ok(value)
+}
+
+/// The path of a field that is not known: within what it was found in.
+fn named(path: &str, name: &str) -> String {
+    match path.rsplit_once('.') {
+        Some((parent, _)) if !parent.is_empty() => format!("{parent}.{name}"),
+        Some(_) | None => name.to_owned(),
+    }
 }
 
 /// Tells a field that is null from one that is absent: with `#[serde(default, deserialize_with = "present")]`, absent is

@@ -11,6 +11,8 @@ use service::telemetry::LogFormat;
 use service::values::{self, Count, JwtSecret, Milliseconds, Text};
 use store::{Keyring, Store};
 
+use crate::http::cors::Origins;
+
 const ENCRYPTION_KEYS: Setting = values::encryption_keys::<Keyring>();
 const DNS_SERVERS: Setting = values::dns_servers::<NameServers>();
 const HTTP_ADDRESS: Setting =
@@ -25,6 +27,11 @@ const PUBLISH_TIMEOUT_MS: Setting = Setting::optional::<Milliseconds>(
     "5000",
     "how long an event waits for the broker's confirm before 503, in milliseconds",
 );
+const CORS_ORIGINS: Setting = Setting::optional::<Origins>(
+    "cors_origins",
+    "",
+    "origins whose web pages may call the API, like `https://app.example.com,http://localhost:3000`, or `*`; none: pages of no other origin",
+);
 const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<1, 100>>(
     "gateway_database_connections",
     "8",
@@ -32,7 +39,7 @@ const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<1, 100>>(
 );
 
 /// Every setting of the gateway.
-pub const SETTINGS: [Setting; 22] = [
+pub const SETTINGS: [Setting; 23] = [
     values::DATABASE_URL,
     values::AMQP_URL,
     values::AMQP_PREFIX,
@@ -54,6 +61,7 @@ pub const SETTINGS: [Setting; 22] = [
     values::HEALTH_ADDRESS,
     TENANT_AUTO_CREATE,
     PUBLISH_TIMEOUT_MS,
+    CORS_ORIGINS,
     DATABASE_CONNECTIONS,
 ];
 
@@ -87,6 +95,8 @@ pub struct Config {
     pub retention: Duration,
     /// Where thin bodies link to.
     pub event_links: EventLinks,
+    /// Whose web pages may call the API.
+    pub cors_origins: Origins,
     /// How long a shutdown may take.
     pub drain_timeout: Duration,
 }
@@ -131,6 +141,7 @@ impl ProcessConfig {
             retry_schedule: settings.get(&values::RETRY_SCHEDULE)?,
             retention: values::retention(&settings)?,
             event_links: settings.get(&values::PUBLIC_URL)?,
+            cors_origins: settings.get(&CORS_ORIGINS)?,
             drain_timeout: settings.get::<Milliseconds>(&values::DRAIN_TIMEOUT_MS)?.0,
         };
         Ok(Self {

@@ -105,7 +105,7 @@ pub(crate) struct ApiError {
     /// For the log alone.
     cause: Option<String>,
     /// For 405 alone.
-    allow: &'static str,
+    allow: String,
     /// For 429 alone.
     rate_limit: Option<Box<RateLimit>>,
 }
@@ -127,7 +127,7 @@ impl ApiError {
             message: message.into(),
             errors: BTreeMap::new(),
             cause: None,
-            allow: "",
+            allow: String::new(),
             rate_limit: None,
         }
     }
@@ -148,9 +148,9 @@ impl ApiError {
         Self::new(Code::Forbidden, format!("The access token lacks the scope {scope}"))
     }
 
-    pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
+    pub(crate) fn method_not_allowed(allow: &str) -> Self {
         let message = format!("This path supports {allow}");
-        Self { allow, ..Self::new(Code::MethodNotAllowed, message) }
+        Self { allow: allow.to_owned(), ..Self::new(Code::MethodNotAllowed, message) }
     }
 
     /// There is room again after `wait`.
@@ -225,7 +225,7 @@ impl ResponseError for ApiError {
                 }
             }
             Code::MethodNotAllowed => {
-                response.insert_header((ALLOW, self.allow));
+                response.insert_header((ALLOW, self.allow.as_str()));
             }
             Code::ValidationError
             | Code::Forbidden

@@ -12,6 +12,7 @@ use ring::digest::{SHA256, digest};
 use serde::Serialize;
 
 use crate::error::ApiError;
+use crate::http::compression::uncompressed_tag;
 
 /// Most tags in one header.
 const MAX_TAGS: usize = 32;
@@ -54,12 +55,16 @@ enum Tags {
 impl IfNoneMatch {
     /// 304 where the client has what would be shown.
     pub(crate) fn not_modified(&self, tag: &EntityTag) -> Option<HttpResponse> {
-        let is_had = match &self.0 {
-            Tags::Absent => false,
-            Tags::Any => true,
-            Tags::Listed(tags) => tags.iter().any(|had| had.strip_prefix("W/").unwrap_or(had) == tag.0),
+        let had = match &self.0 {
+            Tags::Absent => None,
+            Tags::Any => Some(tag.clone()),
+            Tags::Listed(tags) => {
+                let mut strong = tags.iter().map(|had| had.strip_prefix("W/").unwrap_or(had));
+                // The client may have it compressed, under the tag of that.
+                strong.find(|had| uncompressed_tag(had) == tag.0).map(|had| EntityTag(had.to_owned()))
+            }
         };
-        is_had.then(|| tag.clone().put(HttpResponse::build(StatusCode::NOT_MODIFIED).finish()))
+        had.map(|had| had.put(HttpResponse::build(StatusCode::NOT_MODIFIED).finish()))
     }
 }
 

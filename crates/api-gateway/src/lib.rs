@@ -8,6 +8,8 @@ mod cursor;
 mod envelope;
 mod error;
 mod etag;
+mod hints;
+mod http;
 mod intake;
 mod metrics;
 mod openapi;
@@ -37,8 +39,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 pub use error::Code;
+pub use http::cors::Origins;
 
 use crate::catalogue::Catalogue;
+use crate::http::queries::KnownParameters;
+use crate::http::{compression, cors, methods, queries};
 use crate::intake::Intakes;
 use crate::metrics::Metrics;
 use crate::state::State;
@@ -103,11 +108,20 @@ impl Gateway {
             retention: config.retention,
         });
         let (metrics, served_readiness) = (web::Data::new(metrics), readiness.clone());
+        let origins = web::Data::new(config.cors_origins);
+        let known = web::Data::new(KnownParameters::of(&openapi::document()));
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(state.clone())
                 .app_data(metrics.clone())
+                .app_data(origins.clone())
+                .app_data(known.clone())
+                // The last one is the outermost.
+                .wrap(from_fn(queries::refuse_unknown))
+                .wrap(from_fn(methods::answer_head_and_options))
+                .wrap(from_fn(compression::compress))
                 .wrap(from_fn(request_log::log_request))
+                .wrap(from_fn(cors::share))
                 .configure(health::routes(served_readiness.clone()))
                 .configure(openapi::routes)
                 .configure(routes::all)

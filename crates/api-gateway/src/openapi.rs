@@ -69,9 +69,14 @@ impl Modify for Bearer {
     }
 }
 
+/// What describes the API.
+pub(crate) fn document() -> utoipa::openapi::OpenApi {
+    Document::openapi()
+}
+
 /// `/openapi.json`, and Swagger UI at `/docs/`.
 pub(crate) fn routes(app: &mut ServiceConfig) {
     let config = Config::from("/openapi.json").persist_authorization(true).try_it_out_enabled(true);
     app.service(web::redirect("/docs", "/docs/"))
-        .service(SwaggerUi::new("/docs/{_:.*}").config(config).url("/openapi.json", Document::openapi()));
+        .service(SwaggerUi::new("/docs/{_:.*}").config(config).url("/openapi.json", document()));
 }

@@ -24,6 +24,15 @@ async fn bad_json_is_a_clear_400_in_the_envelope() {
         br#"{"type":"message.sent","data":1,"id":"a\u0000b"}"#.to_vec(),
         br#"{"type":"message.sent","data":1,"id":"\ud800"}"#.to_vec(),
         br#"{"type":"message.sent","data":1,"id":""}"#.to_vec(),
+        br#"{"type":"message.sent","data":1,"sessionId":"\udc00\ud800"}"#.to_vec(),
+        br#"{"type":"message.sent","data":1,"sessionId":"\u0000"}"#.to_vec(),
+        b"{\"type\":\"message.sent\",\"data\":\"a\0b\"}".to_vec(),
+        b"\xef\xbb\xbf{}".to_vec(),
+        br#"{"type":"message.sent","data":NaN}"#.to_vec(),
+        br#"{"type":"message.sent","data":01}"#.to_vec(),
+        br#"{"type":"message.sent","data":1,}"#.to_vec(),
+        br#"{"type":"message.sent","data":1,"data":2}"#.to_vec(),
+        br#"{"type":1e999,"data":1}"#.to_vec(),
         br#"{"type":"message.sent","data":1,"occurredAt":"yesterday"}"#.to_vec(),
         br#"{"type":"message.*","data":1}"#.to_vec(),
         br#"{"type":"*","data":1}"#.to_vec(),
@@ -67,10 +76,14 @@ async fn unknown_paths_and_methods_are_answered_in_the_envelope() {
     let answer = send(api.request(Method::GET, "/api/nothing")).await;
     assert_eq!((answer.status, answer.code()), (404, "NOT_FOUND"));
     for (method, path, allow) in [
-        (Method::PUT, "/api/webhooks", "GET, HEAD, POST"),
-        (Method::POST, "/api/webhooks/events", "GET, HEAD"),
-        (Method::GET, "/api/events", "POST"),
-        (Method::POST, "/api/webhooks/018f0000-0000-7000-8000-000000000000", "GET, HEAD, PATCH, DELETE"),
+        (Method::PUT, "/api/webhooks", "GET, HEAD, POST, OPTIONS"),
+        (Method::POST, "/api/webhooks/events", "GET, HEAD, OPTIONS"),
+        (Method::GET, "/api/events", "POST, OPTIONS"),
+        (
+            Method::POST,
+            "/api/webhooks/018f0000-0000-7000-8000-000000000000",
+            "GET, HEAD, PATCH, DELETE, OPTIONS",
+        ),
     ] {
         let answer = send(api.request(method.clone(), path)).await;
         assert_eq!((answer.status, answer.code()), (405, "METHOD_NOT_ALLOWED"), "{method} {path}");
@@ -127,4 +140,52 @@ async fn without_a_database_webhooks_are_503_and_say_when_to_come_back() {
         !text.contains("127.0.0.1") && !text.contains("postgres"),
         "nothing of the inside is told: {text}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_out_of_range_and_duplicate_keys_are_refused_wherever_they_stand() {
+    let api = TestApi::start().await;
+    let webhook = |more: &str| format!(r#"{{"url":"https://example.com/","events":["*"],{more}}}"#);
+    for more in [
+        r#""rateLimit":1e400"#,
+        r#""rateLimit":99999999999999999999"#,
+        r#""rateLimit":-1"#,
+        r#""rateLimit":1.5"#,
+        r#""rateLimit":"5""#,
+        r#""retrySchedule":[1,99999999999999999999]"#,
+        r#""timeoutMs":-99999999999999999999"#,
+        r#""metadata":{"a":"1","a":"2"}"#,
+        r#""headers":{"X-A":"1","x-a":"2"}"#,
+        r#""filter":{"a":1,"a":2}"#,
+        r#""description":"\u0000""#,
+        r#""description":"\ud800""#,
+        r#""metadata":{"a":"\u0000"}"#,
+        r#""url":"https://example.com/2""#,
+    ] {
+        let answer = api.post("/api/webhooks", &webhook(more)).await;
+        assert_eq!((answer.status, answer.code()), (400, "VALIDATION_ERROR"), "{more}: {answer:?}");
+    }
+    assert_eq!(api.get("/api/webhooks").await.body["data"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_data_is_the_publishers_and_carried_as_it_is() {
+    let api = TestApi::start().await;
+    // No program need be able to hold it; receivers get the same bytes.
+    for data in [r#""a\u0000b""#, r#""\ud800""#, "1e400", r#"{"a":1,"a":2}"#] {
+        let answer = api.post("/api/events", &format!(r#"{{"type":"message.sent","data":{data}}}"#)).await;
+        assert_eq!(answer.status, 202, "{data}: {answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_of_ours_is_a_500_that_tells_nothing_but_its_request_id() {
+    let api = TestApi::start().await;
+    let client = api.database.client().await;
+    client.batch_execute("ALTER TABLE webhooks RENAME TO webhooks_of_old").await.unwrap();
+    let request = api.request(Method::GET, "/api/webhooks").bearer_auth(&api.token);
+    let answer = send(request.header("x-request-id", "find-me")).await;
+    assert_eq!((answer.status, answer.code()), (500, "INTERNAL_ERROR"));
+    assert_eq!(answer.body, json!({"success": false, "message": "Internal error", "code": "INTERNAL_ERROR"}));
+    assert_eq!(answer.header("x-request-id"), "find-me");
 }

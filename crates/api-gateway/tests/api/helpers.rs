@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use api_gateway::{Config, Gateway};
+use api_gateway::{Config, Gateway, Origins};
 use chrono::{TimeDelta, Utc};
 use domain::{EventLinks, RetrySchedule, TenantId};
 use prometheus_client::registry::Registry;
@@ -184,6 +184,7 @@ fn config(database: &TestDatabase, broker: &TestBroker) -> Config {
         retry_schedule: RetrySchedule::default(),
         retention: Duration::from_secs(30 * 86_400),
         event_links: EventLinks::default(),
+        cors_origins: Origins::default(),
         drain_timeout: Duration::from_secs(5),
     }
 }

@@ -6,6 +6,7 @@ mod contract;
 mod docs;
 mod errors;
 mod filters;
+mod habits;
 mod helpers;
 mod history;
 mod limits;

@@ -1,0 +1,77 @@
+//! Query parameters that a route does not know are refused: a filter with a slip in its name must not show everything.
+//!
+//! Which ones a route knows is what the OpenAPI document says of it. Routes that are public take any.
+
+use std::collections::HashMap;
+
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::Method;
+use actix_web::middleware::Next;
+use actix_web::{ResponseError as _, web};
+use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
+use utoipa::openapi::{OpenApi, RefOr};
+
+use crate::error::ApiError;
+use crate::hints;
+
+/// The query parameters of each path and method that needs a token.
+pub(crate) struct KnownParameters(HashMap<(String, Method), Vec<String>>);
+
+impl KnownParameters {
+    pub(crate) fn of(document: &OpenApi) -> Self {
+        let operations = document.paths.paths.iter().flat_map(|(path, item)| {
+            let methods = methods(item).into_iter();
+            methods.filter_map(move |(method, operation)| Some((path, method, operation.as_ref()?)))
+        });
+        let protected = operations.filter(|(_, _, operation)| operation.security.is_some());
+        Self(protected.map(|(path, method, operation)| ((path.clone(), method), names(operation))).collect())
+    }
+
+    /// What is wrong with a query, by parameter.
+    fn check(&self, pattern: String, method: Method, query: &str) -> Result<(), ApiError> {
+        let Some(known) = self.0.get(&(pattern, method)) else { return Ok(()) };
+        let given = web::Query::<Vec<(String, String)>>::from_query(query)
+            .map_err(|error| ApiError::field("query", error.to_string()))?;
+        match given.iter().find(|(name, _)| !known.contains(name)) {
+            Some((name, _)) => {
+                let known: Vec<&str> = known.iter().map(String::as_str).collect();
+                Err(ApiError::field(name, hints::unknown("query parameter", name, &known)))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn methods(item: &PathItem) -> [(Method, &Option<Operation>); 5] {
+    [
+        (Method::GET, &item.get),
+        (Method::POST, &item.post),
+        (Method::PUT, &item.put),
+        (Method::PATCH, &item.patch),
+        (Method::DELETE, &item.delete),
+    ]
+}
+
+fn names(operation: &Operation) -> Vec<String> {
+    let parameters = operation.parameters.iter().flatten();
+    let own = parameters.filter_map(|parameter| match parameter {
+        RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Query => Some(parameter.name.clone()),
+        RefOr::T(_) | RefOr::Ref(_) => None,
+    });
+    own.collect()
+}
+
+pub(crate) async fn refuse_unknown(
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<EitherBody<impl MessageBody>>, actix_web::Error> {
+    if !request.query_string().is_empty()
+        && let Some(pattern) = request.match_pattern()
+        && let Some(known) = request.app_data::<web::Data<KnownParameters>>().cloned()
+        && let Err(error) = known.check(pattern, request.method().clone(), request.query_string())
+    {
+        return Ok(request.into_response(error.error_response()).map_into_right_body());
+    }
+    Ok(next.call(request).await?.map_into_left_body())
+}
