@@ -30,7 +30,7 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonBody<T> {
     type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let body = read(request, payload);
+        let body = read(request, payload, MAX_BODY_BYTES);
         Box::pin(async move { parse(&body.await?).map(Self) })
     }
 }
@@ -43,7 +43,7 @@ impl<T: DeserializeOwned + 'static> FromRequest for OptionalJsonBody<T> {
     type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let body = read(request, payload);
+        let body = read(request, payload, MAX_BODY_BYTES);
         Box::pin(async move {
             let body = body.await?;
             if body.is_empty() { Ok(Self(None)) } else { parse(&body).map(|parsed| Self(Some(parsed))) }
@@ -51,22 +51,36 @@ impl<T: DeserializeOwned + 'static> FromRequest for OptionalJsonBody<T> {
     }
 }
 
+/// A body as it came, of at most so many bytes, for a handler that reads it with [`parse`].
+pub(crate) struct RawBody<const MAX_BYTES: usize>(pub(crate) web::Bytes);
+
+impl<const MAX_BYTES: usize> FromRequest for RawBody<MAX_BYTES> {
+    type Error = ApiError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let body = read(request, payload, MAX_BYTES);
+        Box::pin(async move { body.await.map(Self) })
+    }
+}
+
 fn read(
     request: &HttpRequest,
     payload: &mut Payload,
+    max_bytes: usize,
 ) -> impl Future<Output = Result<web::Bytes, ApiError>> + use<> {
-    let headers = check_content_type(request).and_then(|()| check_length(request));
+    let headers = check_content_type(request).and_then(|()| check_length(request, max_bytes));
     let payload = web::Payload::from_request(request, payload).into_inner();
     async move {
         headers?;
         let payload = payload.map_err(|_| unreadable())?;
-        let read = timeout(BODY_TIMEOUT, payload.to_bytes_limited(MAX_BODY_BYTES)).await;
-        read.map_err(|_| too_slow())?.map_err(|_| too_large())?.map_err(|_| unreadable())
+        let read = timeout(BODY_TIMEOUT, payload.to_bytes_limited(max_bytes)).await;
+        read.map_err(|_| too_slow())?.map_err(|_| too_large(max_bytes))?.map_err(|_| unreadable())
     }
 }
 
-fn too_large() -> ApiError {
-    let kib = MAX_BODY_BYTES / 1024;
+fn too_large(max_bytes: usize) -> ApiError {
+    let kib = max_bytes / 1024;
     ApiError::new(Code::PayloadTooLarge, format!("The request body must be at most {kib} KiB"))
 }
 
@@ -76,10 +90,10 @@ fn too_slow() -> ApiError {
 }
 
 /// A length that is announced need not be waited for.
-fn check_length(request: &HttpRequest) -> Result<(), ApiError> {
+fn check_length(request: &HttpRequest, max_bytes: usize) -> Result<(), ApiError> {
     let announced =
         request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > MAX_BODY_BYTES as u64) { Err(too_large()) } else { Ok(()) }
+    if announced.is_some_and(|length| length > max_bytes as u64) { Err(too_large(max_bytes)) } else { Ok(()) }
 }
 
 fn unreadable() -> ApiError {
@@ -96,7 +110,8 @@ fn check_content_type(request: &HttpRequest) -> Result<(), ApiError> {
     Err(ApiError::new(Code::UnsupportedMediaType, message))
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+/// Reads a JSON object of the given shape.
+pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
     // serde would read an array as the fields in their order.
     if body.trim_ascii_start().first() == Some(&b'[') {
         return Err(ApiError::field("body", "the request body must be a JSON object, not an array"));

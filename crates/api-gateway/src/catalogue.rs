@@ -53,10 +53,9 @@ impl Catalogue {
         }
     }
 
-    /// Whether the catalogue has a type. Unknown while it was never read: then the dispatcher judges.
-    pub(crate) async fn contains(&self, event_type: &EventType) -> Option<bool> {
-        let types = timeout(PATIENCE, self.event_types()).await.ok()?.ok()?;
-        Some(types.iter().any(|known| known.name == event_type.as_str()))
+    /// What is known of the types for who publishes. Nothing while they were never read: then the dispatcher judges.
+    pub(crate) async fn known(&self) -> Option<Arc<[EventTypeRow]>> {
+        timeout(PATIENCE, self.event_types()).await.ok()?.ok()
     }
 
     /// The names of the types, without those that only Postrider publishes, or with them.

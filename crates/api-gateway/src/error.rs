@@ -170,6 +170,44 @@ impl ApiError {
         Self { cause, ..Self::new(Code::ServiceUnavailable, "The service is busy; try again shortly") }
     }
 
+    /// One error for several items of a request, none of which was accepted: of the first that can be tried again, else of the
+    /// first. Its fields are those of all items, by the name of the list and the place in it.
+    pub(crate) fn of_all(list: &str, items: Vec<Self>) -> Self {
+        let is_ours = |error: &Self| error.code == Code::ServiceUnavailable;
+        let worst = items.iter().find(|error| is_ours(error)).or(items.first());
+        let (code, message, cause) = worst.map_or_else(
+            || (Code::ValidationError, String::new(), None),
+            |error| (error.code, error.message.clone(), error.cause.clone()),
+        );
+        let mut errors = BTreeMap::new();
+        for (index, item) in items.into_iter().enumerate() {
+            if item.errors.is_empty() {
+                errors.insert(format!("{list}[{index}]"), item.message);
+                continue;
+            }
+            for (field, problem) in item.errors {
+                let name = if field == "body" {
+                    format!("{list}[{index}]")
+                } else {
+                    format!("{list}[{index}].{field}")
+                };
+                errors.insert(name, problem);
+            }
+        }
+        Self { errors, cause, ..Self::new(code, message) }
+    }
+
+    /// The status it comes with.
+    pub(crate) fn status(&self) -> u16 {
+        self.code.status()
+    }
+
+    /// As the body of an answer has it.
+    pub(crate) fn envelope(&self) -> Envelope<'_> {
+        let (message, code, errors) = (self.message.as_str(), self.code, &self.errors);
+        Envelope { success: false, message, code, errors }
+    }
+
     /// The cause of a failure of ours, to be logged.
     pub(crate) fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
@@ -190,8 +228,9 @@ impl RateLimit {
     }
 }
 
+/// How an error is written.
 #[derive(Serialize)]
-struct Envelope<'a> {
+pub(crate) struct Envelope<'a> {
     success: bool,
     message: &'a str,
     code: Code,
@@ -240,8 +279,7 @@ impl ResponseError for ApiError {
             | Code::PayloadTooLarge
             | Code::UnsupportedMediaType => {}
         }
-        let (message, code, errors) = (self.message.as_str(), self.code, &self.errors);
-        response.json(Envelope { success: false, message, code, errors })
+        response.json(self.envelope())
     }
 }
 

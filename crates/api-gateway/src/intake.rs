@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use broker::{Intake, PublishError, Publisher};
+use broker::{Intake, Parcel, PublishError, Publisher};
 use domain::{Event, TenantId};
+use futures_util::future::join_all;
 use serde_json::value::RawValue;
 use store::Store;
 use tokio::time::{Instant, sleep};
@@ -40,13 +41,59 @@ impl Intakes {
 
     /// Publishes an event, and returns when the broker has it on disk.
     pub(crate) async fn publish(&self, event: &Event, data: &RawValue) -> Result<(), PublishError> {
-        let publisher = match self.choose(event) {
+        let mut parcel = Parcel::default();
+        parcel.push(event, data);
+        self.publish_parcel(self.choose(event), parcel, 1).await
+    }
+
+    /// Publishes events in few messages, and returns when the broker has answered for each of them. Those that need order keep
+    /// the one in which they are given.
+    pub(crate) async fn publish_all(
+        &self,
+        events: &[(Event, Box<RawValue>)],
+    ) -> Vec<Result<(), PublishError>> {
+        let mut packed: Vec<(Intake, Parcel, Vec<usize>)> = Vec::new();
+        for (place, (event, data)) in events.iter().enumerate() {
+            let intake = self.choose(event);
+            let last = packed.iter_mut().rfind(|(of, ..)| *of == intake);
+            match last.filter(|(_, parcel, _)| !parcel.is_full()) {
+                Some((_, parcel, places)) => {
+                    parcel.push(event, data);
+                    places.push(place);
+                }
+                None => {
+                    let mut parcel = Parcel::default();
+                    parcel.push(event, data);
+                    packed.push((intake, parcel, vec![place]));
+                }
+            }
+        }
+        // Polled, and so handed in, in their order.
+        let publishing = packed.into_iter().map(|(intake, parcel, places)| async move {
+            (self.publish_parcel(intake, parcel, places.len()).await, places)
+        });
+        let mut results = vec![Ok(()); events.len()];
+        for (result, places) in join_all(publishing).await {
+            for place in places {
+                results[place] = result;
+            }
+        }
+        results
+    }
+
+    async fn publish_parcel(
+        &self,
+        intake: Intake,
+        parcel: Parcel,
+        events: usize,
+    ) -> Result<(), PublishError> {
+        let publisher = match intake {
             Intake::Shared => &self.shared,
             Intake::InOrder => &self.in_order,
         };
         let began = Instant::now();
-        let result = publisher.publish(broker::encode_event(event, data)).await;
-        self.metrics.published(result, began.elapsed());
+        let result = publisher.publish(parcel).await;
+        self.metrics.published(result, events, began.elapsed());
         result
     }
 

@@ -66,7 +66,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "confirm_duration",
-            "From when an event is ready to be published until the broker has confirmed it",
+            "From when an event, or events of a batch, are ready to be published until the broker has confirmed them",
             Unit::Seconds,
             metrics.confirm.clone(),
         );
@@ -84,13 +84,15 @@ impl Metrics {
         metrics
     }
 
-    pub(crate) fn published(&self, result: Result<(), PublishError>, time: Duration) {
+    /// Events that were published together, and what became of them.
+    pub(crate) fn published(&self, result: Result<(), PublishError>, events: usize, time: Duration) {
+        let events = events as u64;
         match result {
             Ok(()) => {
-                self.accepted.inc();
+                self.accepted.inc_by(events);
                 self.confirm.observe_time(time);
             }
-            Err(error) => _ = self.refused.of(error).inc(),
+            Err(error) => _ = self.refused.of(error).inc_by(events),
         }
     }
 

@@ -5,7 +5,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::routes::{event_types, events, history, plans, stored_events, tenants, webhooks};
+use crate::routes::{event_batches, event_types, events, history, plans, stored_events, tenants, webhooks};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -33,6 +33,7 @@ use crate::routes::{event_types, events, history, plans, stored_events, tenants,
         webhooks::resend::resend,
         history::list,
         events::publish,
+        event_batches::publish,
         stored_events::get,
         tenants::usage,
         tenants::list,

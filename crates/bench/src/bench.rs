@@ -170,6 +170,16 @@ impl Bench {
         Ok(Publisher { address, request, success: 202, signer: None })
     }
 
+    /// Publishes as this tenant, so many events in each request.
+    pub(crate) fn batch_publisher(&self, tenant: &Tenant, events: usize) -> anyhow::Result<Publisher> {
+        let address = self.product.gateway_address;
+        let headers = format!("authorization: Bearer {}\r\n", tenant.token);
+        let event = format!("{{\"type\":\"{EVENT_TYPE}\",{}}}", data_field());
+        let body = format!("{{\"events\":[{}]}}", vec![event; events].join(","));
+        let request = Template::new(http::request("POST", address, "/api/events/batch", &headers, &body))?;
+        Ok(Publisher { address, request, success: 202, signer: None })
+    }
+
     /// The floor: signed requests of the same size straight to the receiver. Says how many a second.
     pub(crate) async fn floor(&mut self, duration: Duration) -> anyhow::Result<(f64, Measured)> {
         let publisher = self.direct_publisher()?;

@@ -21,8 +21,9 @@ pub(crate) type Sequence = Arc<AtomicU32>;
 #[derive(Debug, Clone)]
 pub(crate) struct Publisher {
     pub(crate) address: SocketAddr,
+    /// With one event or more.
     pub(crate) request: Template,
-    /// The status that means success.
+    /// The status that means success, of all its events.
     pub(crate) success: u16,
     /// Signs each request, as a sender of webhooks does.
     pub(crate) signer: Option<Signer>,
@@ -103,9 +104,8 @@ async fn publish_until(
         if now >= until {
             return Ok(published);
         }
-        publisher
-            .send(&mut connection, now, sequence.fetch_add(1, Ordering::Relaxed), &mut published)
-            .await?;
+        let number = publisher.next(&sequence);
+        publisher.send(&mut connection, now, number, &mut published).await?;
     }
 }
 
@@ -152,11 +152,17 @@ async fn publish_due(
     let mut published = Published::default();
     loop {
         let Some(at) = queue.lock().await.recv().await else { return Ok(published) };
-        publisher.send(&mut connection, at, sequence.fetch_add(1, Ordering::Relaxed), &mut published).await?;
+        let number = publisher.next(&sequence);
+        publisher.send(&mut connection, at, number, &mut published).await?;
     }
 }
 
 impl Publisher {
+    /// Takes numbers for the events of one request, and gives the first.
+    fn next(&self, sequence: &Sequence) -> u32 {
+        sequence.fetch_add(events_of(&self.request), Ordering::Relaxed)
+    }
+
     async fn send(
         &mut self,
         connection: &mut Connection,
@@ -169,9 +175,15 @@ impl Publisher {
             self.request.sign(signer, at);
         }
         let status = connection.status_of(self.request.bytes()).await.context("publishing")?;
-        published.count(status, self.success, sequence);
+        for number in sequence..sequence + events_of(&self.request) {
+            published.count(status, self.success, number);
+        }
         Ok(())
     }
+}
+
+fn events_of(request: &Template) -> u32 {
+    u32::try_from(request.events()).unwrap_or(u32::MAX)
 }
 
 impl Template {

@@ -8,8 +8,9 @@ use lapin::{Channel, Confirmation, Connection, PublisherConfirm};
 use tokio::time::timeout;
 
 use crate::topology::short;
+use crate::wire::encode_event;
 use crate::wire::published_now;
-use crate::{BrokerConfig, Intake, encode_event};
+use crate::{BrokerConfig, Intake};
 
 /// How long a batch may take to be published and confirmed.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);

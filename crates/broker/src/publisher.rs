@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::metrics::Blocked;
+use crate::parcel::Parcel;
 use crate::topology::{INGEST_KEY, short};
 use crate::wire::published_now;
 use crate::{BrokerConfig, Intake};
@@ -26,8 +27,8 @@ const MAX_COALESCED_EVENTS: usize = 64;
 const MAX_COALESCED_BYTES: usize = 256 * 1024;
 /// Messages whose confirm is awaited at one time. While they are, events gather for the next message.
 const MAX_OUTSTANDING: usize = 2;
-/// Most events that wait for their confirm in one process.
-const MAX_WAITING_EVENTS: usize = 8192;
+/// Most parcels that wait for their confirm in one process.
+const MAX_WAITING_PARCELS: usize = 8192;
 /// Most bytes of events that wait for their confirm in one process.
 const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
 /// How often the connection is looked at while nothing is published.
@@ -76,7 +77,7 @@ impl Label for PublishError {
 }
 
 struct Request {
-    event: Bytes,
+    parcel: Parcel,
     reply: oneshot::Sender<Result<(), PublishError>>,
     _budget: OwnedSemaphorePermit,
 }
@@ -89,7 +90,7 @@ impl Publisher {
         timeout: Duration,
         stop: CancellationToken,
     ) -> (Self, JoinHandle<()>) {
-        let (requests, receiver) = mpsc::channel(MAX_WAITING_EVENTS);
+        let (requests, receiver) = mpsc::channel(MAX_WAITING_PARCELS);
         let (ready_sender, ready) = watch::channel(false);
         let task = PublishTask {
             config,
@@ -103,13 +104,13 @@ impl Publisher {
         (Self { requests, budget, timeout, ready }, tokio::spawn(task.run()))
     }
 
-    /// Publishes one event ([`crate::encode_event`]), and returns when the broker has it on disk.
-    pub async fn publish(&self, event: Bytes) -> Result<(), PublishError> {
-        let bytes = u32::try_from(event.len()).map_err(|_| PublishError::Overloaded)?;
+    /// Publishes the events of a parcel in one message, and returns when the broker has them on disk.
+    pub async fn publish(&self, parcel: Parcel) -> Result<(), PublishError> {
+        let bytes = u32::try_from(parcel.json.len()).map_err(|_| PublishError::Overloaded)?;
         let budget =
             self.budget.clone().try_acquire_many_owned(bytes).map_err(|_| PublishError::Overloaded)?;
         let (reply, answer) = oneshot::channel();
-        let request = Request { event, reply, _budget: budget };
+        let request = Request { parcel, reply, _budget: budget };
         self.requests.try_send(request).map_err(|_| PublishError::Overloaded)?;
         match timeout(self.timeout, answer).await {
             Err(_) => Err(PublishError::Timeout),
@@ -224,17 +225,19 @@ impl PublishTask {
 
     /// Takes the events that wait at this moment, up to the limits, into one message.
     fn coalesce(&mut self, first: Request) -> (Bytes, Replies) {
+        let mut events = first.parcel.events;
         let mut replies = vec![first.reply];
-        let mut message = BytesMut::with_capacity(first.event.len() + 2);
+        let mut message = BytesMut::with_capacity(first.parcel.json.len() + 2);
         message.extend_from_slice(b"[");
-        message.extend_from_slice(&first.event);
-        while replies.len() < MAX_COALESCED_EVENTS && message.len() < MAX_COALESCED_BYTES {
+        message.extend_from_slice(&first.parcel.json);
+        while events < MAX_COALESCED_EVENTS && message.len() < MAX_COALESCED_BYTES {
             let Ok(request) = self.requests.try_recv() else { break };
             if request.reply.is_closed() {
                 continue; // its caller has given up; sending it would surprise
             }
+            events += request.parcel.events;
             message.extend_from_slice(b",");
-            message.extend_from_slice(&request.event);
+            message.extend_from_slice(&request.parcel.json);
             replies.push(request.reply);
         }
         message.extend_from_slice(b"]");

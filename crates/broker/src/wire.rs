@@ -148,7 +148,14 @@ struct OutgoingEvent<'a> {
 struct TenantIdText(uuid::Uuid);
 
 /// One event as the contract wants it. `event.body` is not used: dispatchers render it.
-pub fn encode_event(event: &Event, data: &RawValue) -> Bytes {
+pub(crate) fn encode_event(event: &Event, data: &RawValue) -> Bytes {
+    let mut json = Vec::new();
+    write_event(&mut json, event, data);
+    Bytes::from(json)
+}
+
+/// Appends what [`encode_event`] gives.
+pub(crate) fn write_event(json: &mut Vec<u8>, event: &Event, data: &RawValue) {
     let outgoing = OutgoingEvent {
         id: event.id.as_str(),
         tenant_id: TenantIdText(event.tenant_id.0),
@@ -158,7 +165,7 @@ pub fn encode_event(event: &Event, data: &RawValue) -> Bytes {
         session_id: event.session_id.as_ref().map(domain::SessionId::as_str),
         ordering_key: event.ordering_key.as_ref().map(domain::OrderingKey::as_str),
     };
-    Bytes::from(serde_json::to_vec(&outgoing).expect("strings and valid JSON are serializable"))
+    serde_json::to_writer(json, &outgoing).expect("strings and valid JSON are serializable");
 }
 
 /// The headers that say when a message is published. AMQP's own property knows only seconds.

@@ -5,6 +5,7 @@ use chrono::Utc;
 use domain::{Event, EventId, EventType, OrderingKey, SessionId, TenantId, check_data, parse_occurred_at};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use store::EventTypeRow;
 use utoipa::ToSchema;
 
 use crate::auth::Publisher;
@@ -75,7 +76,7 @@ pub(crate) async fn publish(
     JsonBody(request): JsonBody<PublishEvent>,
 ) -> Result<HttpResponse, ApiError> {
     let tenant = caller.may_publish()?;
-    let (event, data) = parse_event(request, tenant, &state).await?;
+    let (event, data) = parse_event(request, tenant, state.catalogue.known().await.as_deref())?;
     state.tenants.admit_events(tenant, 1).await?;
     if let Err(error) = state.intakes.publish(&event, &data).await {
         state.tenants.take_back_events(tenant, 1);
@@ -84,10 +85,11 @@ pub(crate) async fn publish(
     Ok(success(StatusCode::ACCEPTED, AcceptedEvent { id: event.id.to_string() }))
 }
 
-async fn parse_event(
+/// Reads an event. `types` is what is known of event types, if anything is.
+pub(super) fn parse_event(
     request: PublishEvent,
     tenant_id: TenantId,
-    state: &State,
+    types: Option<&[EventTypeRow]>,
 ) -> Result<(Event, Box<RawValue>), ApiError> {
     let mut errors = FieldErrors::default();
     let event_type = errors.require("type", request.event_type, |text| text.parse::<EventType>());
@@ -96,7 +98,7 @@ async fn parse_event(
     {
         errors.add("type", format!("{event_type} is reserved: Postrider itself publishes it"));
     } else if let Some(event_type) = &event_type
-        && state.catalogue.contains(event_type).await == Some(false)
+        && types.is_some_and(|types| types.iter().all(|known| known.name != event_type.as_str()))
     {
         errors.add("type", format!("{event_type} is not an event type; see GET /api/webhooks/events"));
     }

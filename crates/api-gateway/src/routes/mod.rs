@@ -1,5 +1,6 @@
 //! The handlers, one file for each resource.
 
+pub(crate) mod event_batches;
 pub(crate) mod event_types;
 pub(crate) mod events;
 pub(crate) mod history;
@@ -85,6 +86,11 @@ pub(crate) fn all(app: &mut ServiceConfig) {
     .service(
         web::resource("/api/webhooks/{id}/deliveries/{eventId}/resend")
             .route(web::post().to(webhooks::resend::resend))
+            .default_service(web::to(async || not_allowed("POST"))),
+    )
+    .service(
+        web::resource("/api/events/batch")
+            .route(web::post().to(event_batches::publish))
             .default_service(web::to(async || not_allowed("POST"))),
     )
     .service(

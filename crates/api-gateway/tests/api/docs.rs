@@ -26,7 +26,7 @@ async fn the_openapi_document_is_3_1_and_every_operation_in_it_exists() {
             );
         }
     }
-    assert_eq!(operations, 25);
+    assert_eq!(operations, 26);
     assert_eq!(document["components"]["securitySchemes"]["bearer"]["scheme"], Value::from("bearer"));
 }
 

@@ -142,6 +142,17 @@ impl TestApi {
             .await;
     }
 
+    /// Waits until the gateway has read it once more.
+    pub(crate) async fn wait_until_order_is_read_again(&self) {
+        let now = self.database.count("SELECT (extract(epoch FROM clock_timestamp()) * 1e6)::bigint").await;
+        let asked = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle'
+             AND query LIKE '-- tenants_with_order%' AND extract(epoch FROM query_start) * 1e6 > {now}"
+        );
+        eventually("the tenants with order", async || (self.database.count(&asked).await > 0).then_some(()))
+            .await;
+    }
+
     pub(crate) async fn wait_until_ready(&self) {
         eventually("readiness", async || {
             let answer = send(self.request(Method::GET, "/health/ready")).await;

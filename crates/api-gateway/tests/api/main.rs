@@ -5,6 +5,7 @@ mod auth;
 mod contract;
 mod docs;
 mod errors;
+mod event_batches;
 mod filters;
 mod habits;
 mod helpers;

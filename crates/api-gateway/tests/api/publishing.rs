@@ -10,11 +10,11 @@ use tokio::time::timeout;
 use crate::helpers::TestApi;
 
 /// The events in the next message of the dispatch queue.
-async fn next_message(api: &TestApi) -> Vec<Value> {
+pub(crate) async fn next_message(api: &TestApi) -> Vec<Value> {
     next_message_of(api, Intake::Shared).await
 }
 
-async fn next_message_of(api: &TestApi, intake: Intake) -> Vec<Value> {
+pub(crate) async fn next_message_of(api: &TestApi, intake: Intake) -> Vec<Value> {
     let (_connection, channel) = api.broker.channel().await;
     let queue = api.broker.topology.dispatch_queue(intake);
     // Consumed, because a queue that keeps order gives nothing otherwise; one at a time, so that the next stays there.

@@ -23,6 +23,8 @@ pub(crate) enum Scenario {
     Closed,
     /// The same by one tenant with one webhook
     Single,
+    /// 64 publishers over REST, 64 events of 1 KB a request; 16 tenants
+    Batch,
     /// Published straight to RabbitMQ with confirms, in arrays of 64 and one by one
     Amqp,
     /// One event for 1, 10 and 100 webhooks
@@ -57,6 +59,7 @@ pub(crate) async fn run(scenario: Scenario, bench: &mut Bench, results: &mut Res
         Scenario::Floor => throughput::floor(bench, results).await,
         Scenario::Closed => throughput::closed(bench, results).await,
         Scenario::Single => throughput::single(bench, results).await,
+        Scenario::Batch => throughput::batch(bench, results).await,
         Scenario::Amqp => throughput::amqp(bench, results).await,
         Scenario::Fanout => throughput::fan_out(bench, results).await,
         Scenario::Scale => throughput::scale(bench, results).await,

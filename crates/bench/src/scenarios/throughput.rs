@@ -17,6 +17,8 @@ const WARM_UP: Duration = Duration::from_secs(2);
 const ROUND_TIME: Duration = Duration::from_secs(6);
 /// Publishers at a time.
 const PUBLISHERS: usize = 64;
+/// Events of a request with a batch.
+const BATCH_EVENTS: usize = 64;
 /// Tenants that publish, with a webhook each.
 const TENANTS: usize = 16;
 /// Events of a round over AMQP.
@@ -41,11 +43,16 @@ pub(crate) async fn floor(bench: &mut Bench, results: &mut Results) -> anyhow::R
 }
 
 pub(crate) async fn closed(bench: &mut Bench, results: &mut Results) -> anyhow::Result<()> {
-    by_tenants(bench, results, "closed", TENANTS).await
+    by_tenants(bench, results, "closed", TENANTS, Bench::publisher).await
 }
 
 pub(crate) async fn single(bench: &mut Bench, results: &mut Results) -> anyhow::Result<()> {
-    by_tenants(bench, results, "single", 1).await
+    by_tenants(bench, results, "single", 1, Bench::publisher).await
+}
+
+pub(crate) async fn batch(bench: &mut Bench, results: &mut Results) -> anyhow::Result<()> {
+    let publisher = |bench: &Bench, tenant: &Tenant| bench.batch_publisher(tenant, BATCH_EVENTS);
+    by_tenants(bench, results, "batch", TENANTS, publisher).await
 }
 
 async fn by_tenants(
@@ -53,13 +60,14 @@ async fn by_tenants(
     results: &mut Results,
     name: &str,
     tenants: usize,
+    publisher: impl Fn(&Bench, &Tenant) -> anyhow::Result<Publisher>,
 ) -> anyhow::Result<()> {
     let mut all: Vec<Tenant> = Vec::new();
     for _ in 0..tenants {
         all.push(bench.tenant(1, Answer::AtOnce).await?);
     }
     let publishers: Vec<Publisher> =
-        (0..PUBLISHERS).map(|number| bench.publisher(&all[number % tenants])).collect::<Result<_, _>>()?;
+        (0..PUBLISHERS).map(|number| publisher(bench, &all[number % tenants])).collect::<Result<_, _>>()?;
     let publish = |bench: &Bench, time| closed_loop(publishers.clone(), Arc::clone(&bench.sequence), time);
     let warm_up = publish(bench, WARM_UP);
     bench.measure(name, 1, warm_up).await?;
