@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 pub enum Code {
     /// 400: request body or query failed validation; `errors` names the fields.
     ValidationError,
-    /// 401: missing or invalid JWT.
+    /// 401: missing or invalid JWT / API key.
     Unauthorized,
     /// 403: authenticated but lacking permission.
     Forbidden,
@@ -145,7 +145,7 @@ impl ApiError {
     }
 
     pub(crate) fn missing_scope(scope: Scope) -> Self {
-        Self::new(Code::Forbidden, format!("The access token lacks the scope {scope}"))
+        Self::new(Code::Forbidden, format!("The access token or API key lacks the scope {scope}"))
     }
 
     pub(crate) fn method_not_allowed(allow: &str) -> Self {

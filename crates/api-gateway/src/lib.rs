@@ -1,5 +1,6 @@
 //! The REST API: parses requests, asks the store, publishes to the broker, answers in the contract's envelopes.
 
+mod api_keys;
 mod auth;
 mod body;
 mod catalogue;
@@ -41,6 +42,7 @@ pub use config::Config;
 pub use error::Code;
 pub use http::cors::Origins;
 
+use crate::api_keys::ApiKeys;
 use crate::catalogue::Catalogue;
 use crate::http::queries::KnownParameters;
 use crate::http::{compression, cors, methods, queries};
@@ -63,8 +65,8 @@ pub struct Gateway {
     readiness: Readiness,
     handle: ServerHandle,
     server: JoinHandle<()>,
-    /// The publishers, and what writes down what tenants use.
-    background: [JoinHandle<()>; 3],
+    /// The publishers, and what writes down what tenants use and when API keys were used.
+    background: [JoinHandle<()>; 4],
     stop_background: CancellationToken,
     drain_timeout: Duration,
 }
@@ -89,9 +91,15 @@ impl Gateway {
             let (tenants, stop) = (Arc::clone(&tenants), stop_background.clone());
             async move { tenants.follow(stop).await }
         });
+        let api_keys = Arc::new(ApiKeys::new(config.store.clone()));
+        let noting_use = tokio::spawn({
+            let (api_keys, stop) = (Arc::clone(&api_keys), stop_background.clone());
+            async move { api_keys.follow(stop).await }
+        });
         let readiness = readiness(config.store.clone(), intakes.clone());
         let state = web::Data::new(State {
             verifier: TokenVerifier::new(&config.jwt_secret, &config.jwt_issuer, &config.jwt_audience),
+            api_keys,
             tenants,
             catalogue: Catalogue::new(config.store.clone()),
             store: config.store,
@@ -141,7 +149,7 @@ impl Gateway {
             }
         });
         let drain_timeout = config.drain_timeout;
-        let background = [shared_task, in_order_task, counting];
+        let background = [shared_task, in_order_task, counting, noting_use];
         Ok(Self { address, readiness, handle, server, background, stop_background, drain_timeout })
     }
 

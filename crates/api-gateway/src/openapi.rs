@@ -1,11 +1,17 @@
 //! The OpenAPI document, generated from the handlers, and Swagger UI.
 
 use actix_web::web::{self, ServiceConfig};
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use domain::Scope;
+use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
 use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::routes::{event_batches, event_types, events, history, plans, stored_events, tenants, webhooks};
+use crate::routes::{
+    api_keys, event_batches, event_types, events, history, plans, stored_events, tenants, webhooks,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -35,6 +41,9 @@ use crate::routes::{event_batches, event_types, events, history, plans, stored_e
         events::publish,
         event_batches::publish,
         stored_events::get,
+        api_keys::list,
+        api_keys::create,
+        api_keys::revoke,
         tenants::usage,
         tenants::list,
         tenants::get,
@@ -46,33 +55,58 @@ use crate::routes::{event_batches, event_types, events, history, plans, stored_e
     tags(
         (name = "Webhooks", description = "Subscriptions and their history"),
         (name = "Events", description = "Publishing"),
+        (name = "API keys", description = "Keys for programs, in place of access tokens"),
         (name = "Usage", description = "What a plan allows, and what was used of it"),
         (name = "Administration", description = "Tenants and plans, for those who run the installation")
     ),
-    modifiers(&Bearer)
+    modifiers(&Access)
 )]
 struct Document;
 
-struct Bearer;
+/// How callers say who they are, and what each operation asks of them.
+struct Access;
 
-impl Modify for Bearer {
+impl Modify for Access {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
-        let scheme = HttpBuilder::new()
+        let scopes = Scope::ALL.map(Scope::as_str).join(", ");
+        let token = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
             .bearer_format("JWT")
-            .description(Some(
-                "An access token: a JWT (HS256) with the claims sub, tenant_id, scope, exp, iss and aud. Scopes: \
-                 webhooks:read, webhooks:write, events:publish, admin.",
-            ))
+            .description(Some(format!(
+                "An access token: a JWT with the claims sub, tenant_id, scope, exp, iss and aud. Scopes: {scopes}.",
+            )))
             .build();
+        let key = "An API key, as `POST /api/api-keys` makes them, in place of an access token. With both, a request is \
+                   refused.";
+        let key = ApiKey::Header(ApiKeyValue::with_description("X-API-Key", key));
         let components = document.components.get_or_insert_default();
-        components.add_security_scheme("bearer", SecurityScheme::Http(scheme));
+        components.add_security_scheme("bearer", SecurityScheme::Http(token));
+        components.add_security_scheme("apiKey", SecurityScheme::ApiKey(key));
+        for operation in document.paths.paths.values_mut().flat_map(operations) {
+            if operation.security.is_some() {
+                let scope = operation.description.as_deref().and_then(scope_in);
+                let either = ["bearer", "apiKey"];
+                operation.security = Some(either.map(|name| SecurityRequirement::new(name, scope)).into());
+            }
+        }
     }
 }
 
 /// What describes the API.
 pub(crate) fn document() -> utoipa::openapi::OpenApi {
     Document::openapi()
+}
+
+fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    let PathItem { get, put, post, delete, patch, .. } = path;
+    [get, put, post, delete, patch].into_iter().flatten()
+}
+
+/// Each description names its scope for people; what names it for programs is made from that.
+fn scope_in(description: &str) -> Option<&'static str> {
+    let words = description.split_whitespace().collect::<Vec<_>>().join(" ");
+    let is_named = |scope: &&str| words.contains(&format!("Scope `{scope}`"));
+    Scope::ALL.map(Scope::as_str).into_iter().find(is_named)
 }
 
 /// `/openapi.json`, and Swagger UI at `/docs/`.

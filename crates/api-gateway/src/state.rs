@@ -7,6 +7,7 @@ use sender::Sender;
 use service::access_token::TokenVerifier;
 use store::Store;
 
+use crate::api_keys::ApiKeys;
 use crate::catalogue::Catalogue;
 use crate::intake::Intakes;
 use crate::tenants::Tenants;
@@ -17,6 +18,7 @@ pub(crate) struct State {
     pub(crate) store: Store,
     pub(crate) intakes: Intakes,
     pub(crate) verifier: TokenVerifier,
+    pub(crate) api_keys: Arc<ApiKeys>,
     pub(crate) tenants: Arc<Tenants>,
     pub(crate) catalogue: Catalogue,
     pub(crate) url_policy: UrlPolicy,

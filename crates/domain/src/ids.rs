@@ -37,6 +37,18 @@ uuid_id!(
     WebhookId,
     "webhook id"
 );
+uuid_id!(
+    /// A key to the API that programs of a tenant have.
+    ApiKeyId,
+    "API key id"
+);
+
+impl ApiKeyId {
+    /// A new id, ordered by time of creation.
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
 
 impl WebhookId {
     /// A new id, ordered by time of creation.

@@ -4,6 +4,7 @@
 //! becomes one of these types by parsing, once, at the edge; a value of such a type cannot be wrong afterwards.
 
 mod address;
+mod api_key;
 mod backoff;
 mod clock;
 mod custom_headers;
@@ -30,6 +31,7 @@ mod throttle;
 mod webhook;
 
 pub use address::{AddressPolicy, Refused};
+pub use api_key::{ApiKeyName, MAX_API_KEY_NAME_CHARS};
 pub use backoff::Backoff;
 pub use clock::{Clock, SystemClock};
 pub use custom_headers::{
@@ -46,7 +48,7 @@ pub use filter::{
 };
 pub use gate::{GateChange, GateSettings, check_concurrency, check_rate};
 pub use health::{Gate, Health};
-pub use ids::{EventId, OrderingKey, SessionId, TenantId, WebhookId};
+pub use ids::{ApiKeyId, EventId, OrderingKey, SessionId, TenantId, WebhookId};
 pub use invalid::Invalid;
 pub use labels::{
     Description, MAX_DESCRIPTION_CHARS, MAX_METADATA_KEY_CHARS, MAX_METADATA_KEYS, MAX_METADATA_VALUE_BYTES,

@@ -12,13 +12,16 @@ pub enum Scope {
     WebhooksWrite,
     /// `events:publish`: publish events.
     EventsPublish,
+    /// `keys:manage`: create, list and revoke API keys.
+    KeysManage,
     /// `admin`: manage the installation. Does not include the others.
     Admin,
 }
 
 impl Scope {
     /// Every scope, in the order of the documents.
-    pub const ALL: [Self; 4] = [Self::WebhooksRead, Self::WebhooksWrite, Self::EventsPublish, Self::Admin];
+    pub const ALL: [Self; 5] =
+        [Self::WebhooksRead, Self::WebhooksWrite, Self::EventsPublish, Self::KeysManage, Self::Admin];
 
     /// The name in a token's `scope` claim.
     pub fn as_str(self) -> &'static str {
@@ -26,6 +29,7 @@ impl Scope {
             Self::WebhooksRead => "webhooks:read",
             Self::WebhooksWrite => "webhooks:write",
             Self::EventsPublish => "events:publish",
+            Self::KeysManage => "keys:manage",
             Self::Admin => "admin",
         }
     }
@@ -37,7 +41,7 @@ impl fmt::Display for Scope {
     }
 }
 
-/// The scopes a token carries.
+/// The scopes that a token or an API key carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Scopes([bool; Scope::ALL.len()]);
 
@@ -48,9 +52,14 @@ impl Scopes {
         Self(Scope::ALL.map(granted))
     }
 
+    /// Those that were granted, in the order of the documents.
+    pub fn iter(&self) -> impl Iterator<Item = Scope> {
+        Scope::ALL.into_iter().zip(self.0).filter_map(|(scope, granted)| granted.then_some(scope))
+    }
+
     /// Whether the scope was granted.
     pub fn contains(&self, scope: Scope) -> bool {
-        Scope::ALL.iter().zip(self.0).any(|(candidate, granted)| granted && *candidate == scope)
+        self.iter().any(|granted| granted == scope)
     }
 }
 
@@ -72,8 +81,7 @@ impl FromStr for Scopes {
 
 impl fmt::Display for Scopes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let granted: Vec<&str> =
-            Scope::ALL.into_iter().filter(|scope| self.contains(*scope)).map(Scope::as_str).collect();
+        let granted: Vec<&str> = self.iter().map(Scope::as_str).collect();
         f.write_str(&granted.join(" "))
     }
 }

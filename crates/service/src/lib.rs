@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::LazyLock;
 
 pub mod access_token;
+pub mod api_key;
 pub mod health;
 pub mod metrics;
 pub mod settings;

@@ -4,6 +4,7 @@
 //! asks the database what time it is, but for the one by which dispatchers set their clocks.
 
 mod activity;
+mod api_keys;
 mod attempts;
 mod audit;
 mod audit_progress;
@@ -34,6 +35,7 @@ mod usage;
 mod webhooks;
 
 pub use activity::Activity;
+pub use api_keys::{ApiKeyError, ApiKeyRow, NewApiKey};
 pub use attempts::{Attempt, AttemptCursor, AttemptFilter, AttemptOutcome, AttemptPage};
 pub use audit::{AuditFinding, AuditProblem, AuditReport};
 pub use audit_progress::AuditProgress;

@@ -42,6 +42,7 @@ const MIGRATIONS: &[Migration] = &migrations![
     "0010_previous_secrets",
     "0011_outbox",
     "0012_resend",
+    "0013_api_keys",
 ];
 
 /// The version of the schema that this build needs.

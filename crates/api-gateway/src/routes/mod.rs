@@ -1,5 +1,6 @@
 //! The handlers, one file for each resource.
 
+pub(crate) mod api_keys;
 pub(crate) mod event_batches;
 pub(crate) mod event_types;
 pub(crate) mod events;
@@ -109,6 +110,18 @@ pub(crate) fn all(app: &mut ServiceConfig) {
 
 fn administration(app: &mut ServiceConfig) {
     app.service(
+        web::resource("/api/api-keys")
+            .route(web::get().to(api_keys::list))
+            .route(web::head().to(api_keys::list))
+            .route(web::post().to(api_keys::create))
+            .default_service(web::to(async || not_allowed("GET, HEAD, POST"))),
+    )
+    .service(
+        web::resource("/api/api-keys/{id}")
+            .route(web::delete().to(api_keys::revoke))
+            .default_service(web::to(async || not_allowed("DELETE"))),
+    )
+    .service(
         web::resource("/api/usage")
             .route(web::get().to(tenants::usage))
             .route(web::head().to(tenants::usage))

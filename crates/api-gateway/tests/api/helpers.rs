@@ -79,7 +79,13 @@ impl TestApi {
 
     /// Another gateway beside this one, on the same database and broker.
     pub(crate) fn start_another(&self) -> AnotherGateway {
-        let gateway = Gateway::start(config(&self.database, &self.broker), &mut Registry::default()).unwrap();
+        self.start_another_with(|_| ())
+    }
+
+    pub(crate) fn start_another_with(&self, change: impl FnOnce(&mut Config)) -> AnotherGateway {
+        let mut config = config(&self.database, &self.broker);
+        change(&mut config);
+        let gateway = Gateway::start(config, &mut Registry::default()).unwrap();
         AnotherGateway { url: format!("http://{}", gateway.address()), gateway }
     }
 
@@ -169,6 +175,10 @@ pub(crate) struct AnotherGateway {
 }
 
 impl AnotherGateway {
+    pub(crate) fn request(&self, api: &TestApi, method: Method, path: &str) -> RequestBuilder {
+        api.client.request(method, format!("{}{path}", self.url))
+    }
+
     pub(crate) async fn post(&self, api: &TestApi, path: &str, body: &str) -> Answer {
         let request = api.client.post(format!("{}{path}", self.url)).bearer_auth(&api.token);
         send(request.header("content-type", "application/json").body(body.to_owned())).await
