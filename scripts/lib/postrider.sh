@@ -9,7 +9,7 @@ GATEWAY_PORT=8080
 DISPATCHER_PORT=8091
 
 # Everything but `admin`: what a tenant's own developer would have.
-TENANT_SCOPES='webhooks:read webhooks:write events:publish keys:manage'
+TENANT_SCOPES='webhooks:read webhooks:write events:publish keys:manage audit:read'
 
 # --- build ---------------------------------------------------------------------------------------------------------
 

@@ -8,9 +8,11 @@ use actix_web::http::header::{AUTHORIZATION, HeaderName};
 use actix_web::{FromRequest, HttpRequest, web};
 use domain::{Scope, TenantId};
 use service::access_token::Caller;
+use store::{Origin, Store};
 
 use crate::api_keys::KeyRefusal;
 use crate::error::{ApiError, Code};
+use crate::request_origin::origin;
 use crate::state::State;
 
 /// The header with an API key.
@@ -18,17 +20,25 @@ const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// A caller who was verified, and whose request its tenant's plan lets through. What it may do is still to be asked:
 /// [`Authenticated::may`].
-pub(crate) struct Authenticated(Caller);
+pub(crate) struct Authenticated {
+    caller: Caller,
+    origin: Origin,
+}
 
 impl Authenticated {
     /// Gives the tenant when the caller has the scope.
     pub(crate) fn may(&self, scope: Scope) -> Result<TenantId, ApiError> {
-        may(&self.0, scope)
+        may(&self.caller, scope)
     }
 
     /// Who it is.
     pub(crate) fn caller(&self) -> &Caller {
-        &self.0
+        &self.caller
+    }
+
+    /// The store, for changes: they are written to the audit log as this caller's.
+    pub(crate) fn store(&self, state: &State) -> Store {
+        state.store.on_behalf_of(self.origin.clone())
     }
 }
 
@@ -45,7 +55,8 @@ impl FromRequest for Authenticated {
                 let is_change = !request.method().is_safe();
                 state.tenants.admit_request(caller.tenant_id, is_change).await?;
             }
-            Ok(Self(caller))
+            let origin = origin(&request, &caller);
+            Ok(Self { caller, origin })
         })
     }
 }

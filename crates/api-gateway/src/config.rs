@@ -11,6 +11,7 @@ use service::telemetry::LogFormat;
 use service::values::{self, Count, JwtSecret, Milliseconds, Text};
 use store::{Keyring, Store};
 
+use crate::http::client::{ForwardedHeader, Proxies, TrustedProxies};
 use crate::http::cors::Origins;
 
 const ENCRYPTION_KEYS: Setting = values::encryption_keys::<Keyring>();
@@ -32,6 +33,16 @@ const CORS_ORIGINS: Setting = Setting::optional::<Origins>(
     "",
     "origins whose web pages may call the API, like `https://app.example.com,http://localhost:3000`, or `*`; none: pages of no other origin",
 );
+const TRUSTED_PROXIES: Setting = Setting::optional::<TrustedProxies>(
+    "trusted_proxies",
+    "",
+    "networks of the proxies before the gateway, like `10.0.0.0/8,fd00::/8`: what they say of where a request comes from is believed; none: nobody is",
+);
+const FORWARDED_HEADER: Setting = Setting::optional::<ForwardedHeader>(
+    "forwarded_header",
+    "X-Forwarded-For",
+    "where trusted proxies say it: `X-Forwarded-For` or `Forwarded`",
+);
 const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<1, 100>>(
     "gateway_database_connections",
     "8",
@@ -39,7 +50,7 @@ const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<1, 100>>(
 );
 
 /// Every setting of the gateway.
-pub const SETTINGS: [Setting; 23] = [
+pub const SETTINGS: [Setting; 25] = [
     values::DATABASE_URL,
     values::AMQP_URL,
     values::AMQP_PREFIX,
@@ -62,6 +73,8 @@ pub const SETTINGS: [Setting; 23] = [
     TENANT_AUTO_CREATE,
     PUBLISH_TIMEOUT_MS,
     CORS_ORIGINS,
+    TRUSTED_PROXIES,
+    FORWARDED_HEADER,
     DATABASE_CONNECTIONS,
 ];
 
@@ -97,6 +110,8 @@ pub struct Config {
     pub event_links: EventLinks,
     /// Whose web pages may call the API.
     pub cors_origins: Origins,
+    /// The proxies before it.
+    pub proxies: Proxies,
     /// How long a shutdown may take.
     pub drain_timeout: Duration,
 }
@@ -142,6 +157,10 @@ impl ProcessConfig {
             retention: values::retention(&settings)?,
             event_links: settings.get(&values::PUBLIC_URL)?,
             cors_origins: settings.get(&CORS_ORIGINS)?,
+            proxies: Proxies {
+                trusted: settings.get(&TRUSTED_PROXIES)?,
+                header: settings.get(&FORWARDED_HEADER)?,
+            },
             drain_timeout: settings.get::<Milliseconds>(&values::DRAIN_TIMEOUT_MS)?.0,
         };
         Ok(Self {

@@ -15,6 +15,7 @@ mod intake;
 mod metrics;
 mod openapi;
 mod request_log;
+mod request_origin;
 mod routes;
 mod state;
 mod tenants;
@@ -40,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 pub use error::Code;
+pub use http::client::{ForwardedHeader, Proxies, TrustedProxies};
 pub use http::cors::Origins;
 
 use crate::api_keys::ApiKeys;
@@ -117,12 +119,14 @@ impl Gateway {
         });
         let (metrics, served_readiness) = (web::Data::new(metrics), readiness.clone());
         let origins = web::Data::new(config.cors_origins);
+        let proxies = web::Data::new(config.proxies);
         let known = web::Data::new(KnownParameters::of(&openapi::document()));
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(state.clone())
                 .app_data(metrics.clone())
                 .app_data(origins.clone())
+                .app_data(proxies.clone())
                 .app_data(known.clone())
                 // The last one is the outermost.
                 .wrap(from_fn(queries::refuse_unknown))

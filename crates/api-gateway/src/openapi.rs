@@ -10,7 +10,7 @@ use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::routes::{
-    api_keys, event_batches, event_types, events, history, plans, stored_events, tenants, webhooks,
+    api_keys, audit_log, event_batches, event_types, events, history, plans, stored_events, tenants, webhooks,
 };
 
 #[derive(OpenApi)]
@@ -44,6 +44,7 @@ use crate::routes::{
         api_keys::list,
         api_keys::create,
         api_keys::revoke,
+        audit_log::list,
         tenants::usage,
         tenants::list,
         tenants::get,
@@ -57,6 +58,7 @@ use crate::routes::{
         (name = "Events", description = "Publishing"),
         (name = "API keys", description = "Keys for programs, in place of access tokens"),
         (name = "Usage", description = "What a plan allows, and what was used of it"),
+        (name = "Audit log", description = "Who did what, when and from where"),
         (name = "Administration", description = "Tenants and plans, for those who run the installation")
     ),
     modifiers(&Access)

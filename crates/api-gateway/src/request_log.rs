@@ -6,13 +6,15 @@ use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::Next;
-use actix_web::{ResponseError as _, web};
+use actix_web::{HttpMessage as _, ResponseError as _, web};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, error};
 use uuid::Uuid;
 
 use crate::error::ApiError;
+use crate::http::client::Proxies;
 use crate::metrics::Metrics;
+use crate::request_origin::{ClientAddress, RequestId};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How long a request may take in all. Nothing takes nearly as long, unless a server of ours answers no more without
@@ -27,6 +29,12 @@ pub(crate) async fn log_request(
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let began = Instant::now();
     let request_id = request_id(&request);
+    let id = request_id.to_str().unwrap_or_default().to_owned();
+    request.extensions_mut().insert(RequestId(id.clone()));
+    if let (Some(proxies), Some(peer)) = (request.app_data::<web::Data<Proxies>>(), request.peer_addr()) {
+        let address = ClientAddress(proxies.client(peer.ip(), request.headers()));
+        request.extensions_mut().insert(address);
+    }
     let metrics = request.app_data::<web::Data<Metrics>>().cloned();
     let mut response = match timeout(REQUEST_TIMEOUT, next.call(request)).await {
         Ok(response) => response?,
@@ -46,7 +54,6 @@ pub(crate) async fn log_request(
         metrics.answered(status, duration);
     }
     let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let id = request_id.to_str().unwrap_or_default();
     if status >= 500 {
         let failure = response.response().error();
         let cause = failure.and_then(|failure| failure.as_error::<ApiError>()).and_then(ApiError::cause);

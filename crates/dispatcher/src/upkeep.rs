@@ -27,6 +27,8 @@ const HEALTHY_KEPT: TimeDelta = TimeDelta::days(1);
 const WATCH_INTERVAL: Duration = Duration::from_secs(15);
 /// How long the state of a session is kept of which nothing is heard.
 const SESSIONS_KEPT: TimeDelta = TimeDelta::days(365);
+/// How long the audit log is kept.
+const AUDIT_LOG_KEPT: TimeDelta = TimeDelta::days(400);
 /// How often partitions are looked at.
 const PARTITION_INTERVAL: Duration = Duration::from_secs(3600);
 /// How soon again after that failed.
@@ -119,6 +121,9 @@ pub(crate) async fn maintain_partitions(
         }
         if let Err(error) = store.forget_sessions(now - SESSIONS_KEPT).await {
             warn!(%error, "old sessions could not be dropped");
+        }
+        if let Err(error) = store.forget_audit_log(now - AUDIT_LOG_KEPT).await {
+            warn!(%error, "old entries of the audit log could not be dropped");
         }
         let wait = match store.maintain_partitions(today, DAYS_AHEAD, retention_days).await {
             Ok(report) => {

@@ -14,14 +14,22 @@ pub enum Scope {
     EventsPublish,
     /// `keys:manage`: create, list and revoke API keys.
     KeysManage,
+    /// `audit:read`: see the audit log.
+    AuditRead,
     /// `admin`: manage the installation. Does not include the others.
     Admin,
 }
 
 impl Scope {
     /// Every scope, in the order of the documents.
-    pub const ALL: [Self; 5] =
-        [Self::WebhooksRead, Self::WebhooksWrite, Self::EventsPublish, Self::KeysManage, Self::Admin];
+    pub const ALL: [Self; 6] = [
+        Self::WebhooksRead,
+        Self::WebhooksWrite,
+        Self::EventsPublish,
+        Self::KeysManage,
+        Self::AuditRead,
+        Self::Admin,
+    ];
 
     /// The name in a token's `scope` claim.
     pub fn as_str(self) -> &'static str {
@@ -30,6 +38,7 @@ impl Scope {
             Self::WebhooksWrite => "webhooks:write",
             Self::EventsPublish => "events:publish",
             Self::KeysManage => "keys:manage",
+            Self::AuditRead => "audit:read",
             Self::Admin => "admin",
         }
     }

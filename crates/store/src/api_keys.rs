@@ -1,8 +1,10 @@
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::{ApiKeyId, ApiKeyName, Invalid, Scopes, TenantId};
+use domain::{ApiKeyId, ApiKeyName, Invalid, Scope, Scopes, TenantId};
+use serde_json::{Value, json};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use crate::audit_log::Changes;
 use crate::{Store, StoreError};
 
 /// Most keys of a tenant that work at a time.
@@ -185,8 +187,11 @@ impl Store {
                 ],
             )
             .await?;
+        let row = read(&row)?;
+        self.log(&transaction, "api_key.created", row.id, Changes::between(&Value::Null, &state(&row)))
+            .await?;
         transaction.commit().await?;
-        Ok(read(&row)?)
+        Ok(row)
     }
 
     /// The tenant's keys, the newest first, from the one after `before`. Those that ended long ago may be missing.
@@ -216,9 +221,16 @@ impl Store {
         id: ApiKeyId,
         now: DateTime<Utc>,
     ) -> Result<Option<ApiKeyRow>, StoreError> {
-        let client = self.connection().await?;
-        let row = client.query_opt(&client.prepare_cached(REVOKE).await?, &[&tenant.0, &id.0, &now]).await?;
-        row.as_ref().map(read).transpose()
+        let mut client = self.connection().await?;
+        let transaction = client.transaction().await?;
+        let statement = transaction.prepare_cached(REVOKE).await?;
+        let row = transaction.query_opt(&statement, &[&tenant.0, &id.0, &now]).await?;
+        let row = row.as_ref().map(read).transpose()?;
+        if row.is_some() {
+            self.log(&transaction, "api_key.revoked", id, Changes::default()).await?;
+        }
+        transaction.commit().await?;
+        Ok(row)
     }
 
     /// Writes down when keys were last used.
@@ -229,6 +241,16 @@ impl Store {
         client.execute(&client.prepare_cached(RECORD_USE).await?, &[&ids, &times]).await?;
         Ok(())
     }
+}
+
+/// As the API calls it.
+fn state(key: &ApiKeyRow) -> Value {
+    json!({
+        "name": key.name.as_str(),
+        "prefix": key.prefix,
+        "scopes": key.scopes.iter().map(Scope::as_str).collect::<Vec<_>>(),
+        "expiresAt": key.expires_at,
+    })
 }
 
 fn read(row: &Row) -> Result<ApiKeyRow, StoreError> {

@@ -43,6 +43,7 @@ const MIGRATIONS: &[Migration] = &migrations![
     "0011_outbox",
     "0012_resend",
     "0013_api_keys",
+    "0014_audit_log",
 ];
 
 /// The version of the schema that this build needs.

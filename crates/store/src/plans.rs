@@ -1,7 +1,9 @@
 use domain::{Invalid, Limits, PlanName, Rate};
+use serde_json::{Value, json};
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 
+use crate::audit_log::Changes;
 use crate::{Store, StoreError};
 
 /// A plan, and what it allows.
@@ -35,6 +37,9 @@ ON CONFLICT (name) DO UPDATE SET max_webhooks = excluded.max_webhooks, events_pe
     events_per_day = excluded.events_per_day, requests_per_minute = excluded.requests_per_minute
 RETURNING (xmax = 0) AS is_new";
 
+const LOCK_PLAN: &str = "-- lock_plan
+SELECT * FROM plans WHERE name = $1 FOR UPDATE";
+
 const DELETE_PLAN: &str = "-- delete_plan
 DELETE FROM plans WHERE name = $1";
 
@@ -50,10 +55,13 @@ impl Store {
     pub async fn put_plan(&self, name: &PlanName, limits: &Limits) -> Result<bool, StoreError> {
         let rate = |rate: Option<Rate>| rate.map(|rate| saturated(rate.calls_per_minute()));
         let per_day = limits.events_per_day.map(|events| i64::try_from(events).unwrap_or(i64::MAX));
-        let client = self.connection().await?;
-        let row = client
+        let mut client = self.connection().await?;
+        let transaction = client.transaction().await?;
+        let statement = transaction.prepare_cached(LOCK_PLAN).await?;
+        let before = transaction.query_opt(&statement, &[&name.as_str()]).await?;
+        let row = transaction
             .query_one(
-                &client.prepare_cached(PUT_PLAN).await?,
+                &transaction.prepare_cached(PUT_PLAN).await?,
                 &[
                     &name.as_str(),
                     &saturated(limits.webhooks),
@@ -63,20 +71,41 @@ impl Store {
                 ],
             )
             .await?;
+        let before = before.as_ref().map(parse_limits);
+        self.log(&transaction, "plan.put", name, Changes::between(&state(before), &state(Some(*limits))))
+            .await?;
+        transaction.commit().await?;
         Ok(row.get("is_new"))
     }
 
     /// Deletes a plan that no tenant is on.
     pub async fn delete_plan(&self, name: &PlanName) -> Result<PlanDeletion, StoreError> {
-        let client = self.connection().await?;
-        let deleted = client.execute(&client.prepare_cached(DELETE_PLAN).await?, &[&name.as_str()]).await;
-        match deleted {
+        let mut client = self.connection().await?;
+        let transaction = client.transaction().await?;
+        let statement = transaction.prepare_cached(DELETE_PLAN).await?;
+        match transaction.execute(&statement, &[&name.as_str()]).await {
             Ok(0) => Ok(PlanDeletion::Unknown),
-            Ok(_) => Ok(PlanDeletion::Deleted),
+            Ok(_) => {
+                self.log(&transaction, "plan.deleted", name, Changes::default()).await?;
+                transaction.commit().await?;
+                Ok(PlanDeletion::Deleted)
+            }
             Err(error) if error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION) => Ok(PlanDeletion::InUse),
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// As the API calls it.
+fn state(limits: Option<Limits>) -> Value {
+    limits.map_or(Value::Null, |limits| {
+        json!({
+            "maxWebhooks": limits.webhooks,
+            "eventsPerMinute": limits.events_per_minute.map(Rate::calls_per_minute),
+            "eventsPerDay": limits.events_per_day,
+            "requestsPerMinute": limits.requests_per_minute.map(Rate::calls_per_minute),
+        })
+    })
 }
 
 fn saturated(value: u32) -> i32 {

@@ -1,4 +1,5 @@
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -9,7 +10,7 @@ use tokio_postgres::{Client, Config, NoTls};
 
 use crate::impatient::Impatience;
 use crate::metrics::{Connecting, Metrics};
-use crate::{Keyring, StoreError};
+use crate::{Keyring, Origin, StoreError};
 
 /// How long to wait for a free connection, and for a new one.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,6 +37,8 @@ pub struct Store {
     config: Config,
     pub(crate) metrics: Metrics,
     pub(crate) keys: Keyring,
+    /// On whose behalf it changes things; none: on Postrider's own.
+    pub(crate) origin: Option<Arc<Origin>>,
 }
 
 impl Store {
@@ -89,7 +92,7 @@ impl Store {
             })
             .build()
             .map_err(|error| Invalid::new(format!("the database pool cannot be made: {error}")))?;
-        Ok(Self { pool, config, metrics, keys: Keyring::default() })
+        Ok(Self { pool, config, metrics, keys: Keyring::default(), origin: None })
     }
 
     /// The same store, with the keys of the secrets in it. Without them none can be read or written.

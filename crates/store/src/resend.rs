@@ -1,6 +1,8 @@
 use chrono::{DateTime, Utc};
 use domain::{EventId, TenantId, WebhookId};
+use serde_json::{Value, json};
 
+use crate::audit_log::Changes;
 use crate::{Store, StoreError};
 
 /// What became of a delivery that was to be made again.
@@ -39,9 +41,15 @@ impl Store {
         event: &EventId,
         now: DateTime<Utc>,
     ) -> Result<Resend, StoreError> {
-        let client = self.connection().await?;
-        let statement = client.prepare_cached(RESEND).await?;
-        let row = client.query_one(&statement, &[&tenant.0, &webhook.0, &event.as_str(), &now]).await?;
+        let mut client = self.connection().await?;
+        let transaction = client.transaction().await?;
+        let statement = transaction.prepare_cached(RESEND).await?;
+        let row = transaction.query_one(&statement, &[&tenant.0, &webhook.0, &event.as_str(), &now]).await?;
+        if row.get(1) {
+            let changes = Changes::between(&Value::Null, &json!({"webhookId": webhook.to_string()}));
+            self.log(&transaction, "delivery.resent", event.as_str(), changes).await?;
+        }
+        transaction.commit().await?;
         Ok(match (row.get(0), row.get(1)) {
             (true, true) => Resend::Scheduled,
             (true, false) => Resend::Unfinished,

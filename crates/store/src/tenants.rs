@@ -2,10 +2,13 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use domain::{Invalid, PlanName, Subscription, TenantId, TenantStatus};
+use serde_json::{Value, json};
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use crate::audit_log::Changes;
 use crate::plans::parse_limits;
 use crate::{Store, StoreError, Usage};
 
@@ -41,6 +44,9 @@ FROM tenants t JOIN plans p ON p.name = t.plan LEFT JOIN tenant_usage u ON u.ten
 WHERE t.id > $1
 ORDER BY t.id
 LIMIT $3";
+
+const LOCK_TENANT: &str = "-- lock_subscription
+SELECT plan, status, trial_ends_at FROM tenants WHERE id = $1 FOR UPDATE";
 
 const PUT_TENANT: &str = "-- put_tenant
 INSERT INTO tenants (id, plan, status, trial_ends_at) VALUES ($1, $2, $3, $4)
@@ -95,16 +101,30 @@ impl Store {
         status: TenantStatus,
         trial_ends_at: Option<DateTime<Utc>>,
     ) -> Result<bool, StoreError> {
-        let client = self.connection().await?;
-        let statement = client.prepare_cached(PUT_TENANT).await?;
-        let put =
-            client.execute(&statement, &[&tenant.0, &plan.as_str(), &status.code(), &trial_ends_at]).await;
-        match put {
-            Ok(_) => Ok(true),
+        let mut client = self.connection().await?;
+        let transaction = client.transaction().await?;
+        let statement = transaction.prepare_cached(LOCK_TENANT).await?;
+        let before = transaction.query_opt(&statement, &[&tenant.0]).await?;
+        let before = before.map(|row| state(row.get(0), row.get(1), row.get(2))).unwrap_or_default();
+        let after = state(plan.as_str(), status.code(), trial_ends_at);
+        let statement = transaction.prepare_cached(PUT_TENANT).await?;
+        let parameters: [&(dyn ToSql + Sync); 4] =
+            [&tenant.0, &plan.as_str(), &status.code(), &trial_ends_at];
+        match transaction.execute(&statement, &parameters).await {
+            Ok(_) => {
+                self.log(&transaction, "tenant.put", tenant, Changes::between(&before, &after)).await?;
+                transaction.commit().await?;
+                Ok(true)
+            }
             Err(error) if error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// As the API calls it.
+fn state(plan: &str, status: &str, trial_ends_at: Option<DateTime<Utc>>) -> Value {
+    json!({"plan": plan, "status": status, "trialEndsAt": trial_ends_at})
 }
 
 fn read_tenant(row: &Row) -> Result<Tenant, StoreError> {

@@ -1,5 +1,6 @@
 //! What HTTP asks of every answer, whatever the resource: methods, compression, browsers of other origins, queries.
 
+pub(crate) mod client;
 pub(crate) mod compression;
 pub(crate) mod cors;
 pub(crate) mod methods;

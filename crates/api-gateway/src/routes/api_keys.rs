@@ -160,7 +160,7 @@ pub(crate) async fn create(
         return Err(ApiError::new(Code::Forbidden, message));
     }
     state.tenants.admit(tenant).await?;
-    let row = state.store.create_api_key(tenant, &new, now).await?;
+    let row = caller.store(&state).create_api_key(tenant, &new, now).await?;
     state.api_keys.learn(new.hash, row.clone());
     let created = CreatedApiKey { api_key: row.into(), key: key.reveal().to_owned() };
     let mut response = success(StatusCode::CREATED, created);
@@ -193,7 +193,7 @@ pub(crate) async fn revoke(
     let tenant = caller.may(Scope::KeysManage)?;
     let not_found = || ApiError::new(Code::NotFound, "API key not found");
     let id: ApiKeyId = id.parse().map_err(|_| not_found())?;
-    let row = state.store.revoke_api_key(tenant, id, Utc::now()).await?.ok_or_else(not_found)?;
+    let row = caller.store(&state).revoke_api_key(tenant, id, Utc::now()).await?.ok_or_else(not_found)?;
     state.api_keys.learn_end(&row);
     Ok(success(StatusCode::OK, ApiKeyView::from(row)))
 }

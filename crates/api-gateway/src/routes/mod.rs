@@ -1,6 +1,7 @@
 //! The handlers, one file for each resource.
 
 pub(crate) mod api_keys;
+pub(crate) mod audit_log;
 pub(crate) mod event_batches;
 pub(crate) mod event_types;
 pub(crate) mod events;
@@ -104,6 +105,11 @@ pub(crate) fn all(app: &mut ServiceConfig) {
         web::resource("/api/events")
             .route(web::post().to(events::publish))
             .default_service(web::to(async || not_allowed("POST"))),
+    )
+    .service(
+        web::resource("/api/audit-log")
+            .route(web::get().to(audit_log::list))
+            .default_service(web::to(async || not_allowed("GET, HEAD"))),
     )
     .configure(administration);
 }

@@ -134,7 +134,7 @@ pub(crate) async fn put(
         requests_per_minute: parse_rate(&mut errors, "requestsPerMinute", request.requests_per_minute),
     };
     let (Some(name), true) = (name, errors.is_empty()) else { return Err(errors.into_error()) };
-    let is_new = state.store.put_plan(&name, &limits).await?;
+    let is_new = caller.store(&state).put_plan(&name, &limits).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     let limits = LimitsView::from(limits);
     Ok(success(status, PlanView { name: name.to_string(), limits, tenants: None }))
@@ -168,7 +168,7 @@ pub(crate) async fn delete(
     if name.as_str() == PlanName::OF_NEW_TENANTS {
         return Err(ApiError::new(Code::Conflict, "New tenants are put on this plan"));
     }
-    match state.store.delete_plan(&name).await? {
+    match caller.store(&state).delete_plan(&name).await? {
         PlanDeletion::Deleted => {
             Ok(success(StatusCode::OK, DeletedPlan { name: name.to_string(), deleted: true }))
         }

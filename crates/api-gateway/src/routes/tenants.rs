@@ -196,7 +196,7 @@ pub(crate) async fn put(
     let (Some(plan), Some(status), Some(trial_ends_at)) = (plan, status, trial_ends_at) else {
         return Err(errors.into_error());
     };
-    if !state.store.put_tenant(tenant, &plan, status, trial_ends_at).await? {
+    if !caller.store(&state).put_tenant(tenant, &plan, status, trial_ends_at).await? {
         return Err(ApiError::field("plan", format!("there is no plan {plan}; see GET /api/plans")));
     }
     Ok(success(StatusCode::OK, view(&state, tenant).await?))

@@ -130,6 +130,7 @@ async fn each_route_wants_its_scope_and_admin_alone_opens_none() {
         (Method::POST, "/api/webhooks/retry-schedule/preview".to_owned(), None, "webhooks:read"),
         (Method::POST, "/api/events".to_owned(), Some(event), "events:publish"),
         (Method::GET, "/api/usage".to_owned(), None, "webhooks:read"),
+        (Method::GET, "/api/audit-log".to_owned(), None, "audit:read"),
         (Method::GET, "/api/tenants".to_owned(), None, "admin"),
         (Method::GET, format!("/api/tenants/{}", api.tenant), None, "admin"),
         (Method::PUT, format!("/api/tenants/{}", api.tenant), Some(r#"{"plan":"trial"}"#), "admin"),
@@ -138,7 +139,7 @@ async fn each_route_wants_its_scope_and_admin_alone_opens_none() {
         (Method::DELETE, "/api/plans/team".to_owned(), None, "admin"),
         (Method::DELETE, format!("/api/webhooks/{id}"), None, "webhooks:write"),
     ] {
-        for other in ["webhooks:read", "webhooks:write", "events:publish", "admin"] {
+        for other in ["webhooks:read", "webhooks:write", "events:publish", "audit:read", "admin"] {
             if other != scope {
                 let answer = api.call_as(&token(api.tenant, other), method.clone(), &path, body).await;
                 assert_eq!(

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use api_gateway::{Config, Gateway, Origins};
+use api_gateway::{Config, Gateway, Origins, Proxies};
 use chrono::{TimeDelta, Utc};
 use domain::{EventLinks, RetrySchedule, TenantId};
 use prometheus_client::registry::Registry;
@@ -206,6 +206,7 @@ fn config(database: &TestDatabase, broker: &TestBroker) -> Config {
         retention: Duration::from_secs(30 * 86_400),
         event_links: EventLinks::default(),
         cors_origins: Origins::default(),
+        proxies: Proxies::default(),
         drain_timeout: Duration::from_secs(5),
     }
 }

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
 mod api_keys;
+mod audit_log;
 mod auth;
 mod contract;
 mod docs;

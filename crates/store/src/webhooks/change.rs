@@ -5,7 +5,7 @@ use domain::{
 };
 
 use super::row::{Columns, SealedParts, webhook_columns};
-use super::{BUMP_VERSION, CreateError, WebhookNews, tell};
+use super::{BUMP_VERSION, CreateError, WebhookNews, log, tell};
 use crate::{Store, StoreError};
 
 /// What a tenant changes of a webhook; `None` leaves a field as it is.
@@ -188,6 +188,7 @@ impl Store {
             transaction.execute(&transaction.prepare_cached(RESET_HEALTH).await?, &[&id.0, &now]).await?;
         }
         tell(&transaction, &WebhookNews::of_change(&before, &after), &after, now).await?;
+        self.log(&transaction, "webhook.updated", id, log::changed(&before, &after, change)).await?;
         transaction.commit().await?;
         Ok(Some(self.read_webhook(&row)?))
     }
@@ -254,7 +255,9 @@ impl Store {
         let deleted = transaction.query_opt(&statement, &[&tenant.0, &id.0]).await?;
         if let Some(row) = &deleted {
             transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
-            tell(&transaction, &[WebhookNews::Deleted], &self.read_webhook(row)?, now).await?;
+            let webhook = self.read_webhook(row)?;
+            tell(&transaction, &[WebhookNews::Deleted], &webhook, now).await?;
+            self.log(&transaction, "webhook.deleted", id, log::deleted(&webhook)).await?;
         }
         transaction.commit().await?;
         Ok(deleted.is_some())

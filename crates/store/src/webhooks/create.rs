@@ -6,7 +6,7 @@ use domain::{
 use tokio_postgres::error::SqlState;
 
 use super::row::{Columns, SealedParts, webhook_columns};
-use super::{BUMP_VERSION, WebhookNews, tell};
+use super::{BUMP_VERSION, WebhookNews, log, tell};
 use crate::sealing::Stored;
 use crate::{Store, StoreError};
 
@@ -162,6 +162,7 @@ impl Store {
         transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
         let webhook = self.read_webhook(&row)?;
         tell(&transaction, &[WebhookNews::Created], &webhook, now).await?;
+        self.log(&transaction, "webhook.created", webhook.id, log::created(&webhook)).await?;
         transaction.commit().await?;
         Ok(webhook)
     }

@@ -2,6 +2,7 @@
 
 mod change;
 mod create;
+mod log;
 mod pause;
 mod row;
 mod secret;

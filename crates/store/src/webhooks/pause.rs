@@ -1,10 +1,12 @@
 use chrono::{DateTime, Utc};
 use domain::{TenantId, Webhook, WebhookId, WebhookNews};
+use serde_json::json;
 use tokio_postgres::types::ToSql;
 
 use super::change::GET_WEBHOOK_FOR_UPDATE;
 use super::row::{integer, webhook_columns};
 use super::{BUMP_VERSION, tell};
+use crate::audit_log::Changes;
 use crate::{Store, StoreError};
 
 // Neither changes what the webhook wants, so `updated_at` stays.
@@ -45,6 +47,7 @@ impl Store {
         let webhook = self.read_webhook(&row)?;
         if !row.get::<_, bool>("was_paused") {
             tell(&transaction, &[WebhookNews::Paused], &webhook, now).await?;
+            self.log(&transaction, "webhook.paused", id, Changes::default()).await?;
         }
         transaction.commit().await?;
         Ok(Some(webhook))
@@ -63,7 +66,9 @@ impl Store {
         let transaction = client.transaction().await?;
         let lock = transaction.prepare_cached(GET_WEBHOOK_FOR_UPDATE).await?;
         let before = transaction.query_opt(&lock, &[&tenant.0, &id.0]).await?;
-        let was_paused = before.is_some_and(|row| row.get::<_, Option<DateTime<Utc>>>("paused_at").is_some());
+        let was_paused =
+            before.as_ref().is_some_and(|row| row.get::<_, Option<DateTime<Utc>>>("paused_at").is_some());
+        let rate_before = before.and_then(|row| row.get::<_, Option<i32>>("drain_rate"));
         let statement = transaction.prepare_cached(START_DRAINING).await?;
         transaction.execute(&statement, &[&tenant.0, &id.0, &now]).await?;
         let statement = transaction.prepare_cached(RESUME_WEBHOOK).await?;
@@ -75,6 +80,11 @@ impl Store {
         let webhook = self.read_webhook(&row)?;
         if was_paused {
             tell(&transaction, &[WebhookNews::Resumed], &webhook, now).await?;
+        }
+        if was_paused || drain_rate.is_some() {
+            let (before, after) =
+                (json!({"drainRate": rate_before}), json!({"drainRate": webhook.gate.drain_rate}));
+            self.log(&transaction, "webhook.resumed", id, Changes::between(&before, &after)).await?;
         }
         transaction.commit().await?;
         Ok(Some(webhook))

@@ -6,6 +6,7 @@ use domain::{Invalid, SecretBytes, TenantId, Webhook, WebhookId, replaced_secret
 use super::change::{GET_WEBHOOK_FOR_UPDATE, UPDATE_WEBHOOK};
 use super::row::{Columns, SealedParts};
 use super::{BUMP_VERSION, CreateError, WebhookNews, tell};
+use crate::audit_log::Changes;
 use crate::{Store, StoreError};
 
 impl Store {
@@ -45,6 +46,8 @@ impl Store {
         let row = transaction.query_one(&statement, &Columns::new(&after, sealed).parameters()).await?;
         transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
         tell(&transaction, &[WebhookNews::SecretRotated], &after, now).await?;
+        let changes = Changes::default().and_secret("secret");
+        self.log(&transaction, "webhook.secret_rotated", id, changes).await?;
         transaction.commit().await?;
         Ok(Some(self.read_webhook(&row)?))
     }

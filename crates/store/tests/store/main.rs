@@ -11,6 +11,7 @@ use postrider_store::{
 use test_support::TestDatabase;
 use uuid::Uuid;
 
+mod audit_log;
 mod backlog;
 mod metered;
 mod outbox;

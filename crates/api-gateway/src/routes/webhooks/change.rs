@@ -130,7 +130,7 @@ pub(crate) async fn change(
     let id = parse_id(&id)?;
     let types = state.catalogue.event_types().await?;
     let change = WebhookChange { expected, ..parse_change(request, &state, &types)? };
-    let changed = state.store.change_webhook(tenant, id, &change, Utc::now()).await?;
+    let changed = caller.store(&state).change_webhook(tenant, id, &change, Utc::now()).await?;
     let webhook = changed.ok_or_else(ApiError::webhook_not_found)?;
     let new_secret = change.secret.and_then(|secret| Secret::from_bytes(secret.expose()).ok());
     let view = view_now(&state, &webhook).await?;

@@ -111,7 +111,7 @@ pub(crate) async fn create(
     let types = state.catalogue.event_types().await?;
     let (new, secret) = parse(request, &state, &types)?;
     state.tenants.admit(tenant).await?;
-    let webhook = state.store.create_webhook(tenant, &new, Utc::now()).await?;
+    let webhook = caller.store(&state).create_webhook(tenant, &new, Utc::now()).await?;
     let view = WebhookView::new(&webhook, &Health::default(), Activity::default());
     let tag = EntityTag::new(&webhook, &view);
     let created = WebhookWithSecret { webhook: view, secret: Some(secret.reveal()) };

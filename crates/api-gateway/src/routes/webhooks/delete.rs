@@ -51,7 +51,7 @@ pub(crate) async fn delete(
 ) -> Result<HttpResponse, ApiError> {
     let tenant = caller.may(Scope::WebhooksWrite)?;
     let id = parse_id(&id)?;
-    if !state.store.delete_webhook(tenant, id, &expected, Utc::now()).await? {
+    if !caller.store(&state).delete_webhook(tenant, id, &expected, Utc::now()).await? {
         return Err(ApiError::webhook_not_found());
     }
     Ok(success(StatusCode::OK, DeletedWebhook { id: id.to_string(), deleted: true }))

@@ -46,7 +46,7 @@ pub(crate) async fn pause(
     id: web::Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let tenant = caller.may(Scope::WebhooksWrite)?;
-    let paused = state.store.pause_webhook(tenant, parse_id(&id)?, Utc::now()).await?;
+    let paused = caller.store(&state).pause_webhook(tenant, parse_id(&id)?, Utc::now()).await?;
     let webhook = paused.ok_or_else(ApiError::webhook_not_found)?;
     tagged(&state, &webhook).await
 }
@@ -82,7 +82,7 @@ pub(crate) async fn resume(
     if !errors.is_empty() {
         return Err(errors.into_error());
     }
-    let resumed = state.store.resume_webhook(tenant, parse_id(&id)?, drain_rate, Utc::now()).await?;
+    let resumed = caller.store(&state).resume_webhook(tenant, parse_id(&id)?, drain_rate, Utc::now()).await?;
     let webhook = resumed.ok_or_else(ApiError::webhook_not_found)?;
     tagged(&state, &webhook).await
 }

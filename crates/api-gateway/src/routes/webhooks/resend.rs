@@ -61,7 +61,7 @@ pub(crate) async fn resend(
     if !webhook.is_active {
         return Err(ApiError::new(Code::Conflict, "The webhook is switched off; set isActive first"));
     }
-    match state.store.resend(tenant, webhook.id, &event_id, Utc::now()).await? {
+    match caller.store(&state).resend(tenant, webhook.id, &event_id, Utc::now()).await? {
         Resend::Scheduled => {
             let (webhook_id, event_id) = (webhook.id.to_string(), event_id.to_string());
             Ok(success(StatusCode::ACCEPTED, ResentDelivery { webhook_id, event_id, state: "scheduled" }))

@@ -76,7 +76,10 @@ pub(crate) async fn get(
     let tenant = caller.may(Scope::WebhooksWrite)?;
     let webhook =
         state.store.webhook(tenant, parse_id(&id)?).await?.ok_or_else(ApiError::webhook_not_found)?;
-    shown(&webhook, Utc::now())
+    let shown = shown(&webhook, Utc::now())?;
+    // Nobody looks unseen.
+    caller.store(&state).log_use("webhook.secret_read", &webhook.id.to_string()).await?;
+    Ok(shown)
 }
 
 /// Rotate secret
@@ -119,7 +122,7 @@ pub(crate) async fn rotate(
     let (Some(secret), Some(overlap)) = (secret, overlap) else { return Err(errors.into_error()) };
     let secret = SecretBytes::new(secret.expose_bytes());
     let now = Utc::now();
-    let rotated = state.store.replace_secret(tenant, id, &secret, overlap, now).await?;
+    let rotated = caller.store(&state).replace_secret(tenant, id, &secret, overlap, now).await?;
     shown(&rotated.ok_or_else(ApiError::webhook_not_found)?, now)
 }
 

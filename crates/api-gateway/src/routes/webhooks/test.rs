@@ -128,6 +128,7 @@ pub(crate) async fn test(
         check_session(&state, tenant, session).await?;
     }
     let run = TestRun::begin(state.clone(), tenant, id)?;
+    caller.store(&state).log_use("webhook.tested", &id.to_string()).await?;
     // Once begun it goes on to its end, also where the caller hangs up: the receiver may have seen it.
     let result = tokio::spawn(async move {
         let _run = run;
