@@ -9,6 +9,8 @@ use std::time::Duration;
 use actix_web::dev::Payload;
 use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use actix_web::{FromRequest, HttpRequest, web};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
@@ -68,15 +70,35 @@ fn read(
     request: &HttpRequest,
     payload: &mut Payload,
     max_bytes: usize,
-) -> impl Future<Output = Result<web::Bytes, ApiError>> + use<> {
+) -> impl Future<Output = Result<Bytes, ApiError>> + use<> {
     let headers = check_content_type(request).and_then(|()| check_length(request, max_bytes));
     let payload = web::Payload::from_request(request, payload).into_inner();
     async move {
         headers?;
         let payload = payload.map_err(|_| unreadable())?;
-        let read = timeout(BODY_TIMEOUT, payload.to_bytes_limited(max_bytes)).await;
-        read.map_err(|_| too_slow())?.map_err(|_| too_large(max_bytes))?.map_err(|_| unreadable())
+        timeout(BODY_TIMEOUT, collect(payload, max_bytes)).await.map_err(|_| too_slow())?
     }
+}
+
+/// The whole body. One that arrives in one piece, as most do, is not copied.
+async fn collect(mut payload: web::Payload, max_bytes: usize) -> Result<Bytes, ApiError> {
+    let mut first = Bytes::new();
+    let mut all = BytesMut::new();
+    while let Some(chunk) = payload.next().await {
+        let chunk = chunk.map_err(|_| unreadable())?;
+        if first.len().max(all.len()) + chunk.len() > max_bytes {
+            return Err(too_large(max_bytes));
+        }
+        if first.is_empty() {
+            first = chunk;
+            continue;
+        }
+        if all.is_empty() {
+            all.extend_from_slice(&first);
+        }
+        all.extend_from_slice(&chunk);
+    }
+    Ok(if all.is_empty() { first } else { all.freeze() })
 }
 
 fn too_large(max_bytes: usize) -> ApiError {

@@ -17,6 +17,8 @@ pub const MAX_EVENTS_PER_MESSAGE: usize = 500;
 const CONTENT_TYPE: &str = "application/json";
 const VERSION_HEADER: &str = "postrider-version";
 const VERSION: &str = "1";
+/// What an event has around its data, as a rule, in bytes.
+const USUAL_ENVELOPE_BYTES: usize = 384;
 /// As RabbitMQ's own plugin for timestamps calls it.
 const TIMESTAMP_HEADER: &str = "timestamp_in_ms";
 
@@ -165,6 +167,7 @@ pub(crate) fn write_event(json: &mut Vec<u8>, event: &Event, data: &RawValue) {
         session_id: event.session_id.as_ref().map(domain::SessionId::as_str),
         ordering_key: event.ordering_key.as_ref().map(domain::OrderingKey::as_str),
     };
+    json.reserve(data.get().len() + USUAL_ENVELOPE_BYTES);
     serde_json::to_writer(json, &outgoing).expect("strings and valid JSON are serializable");
 }
 

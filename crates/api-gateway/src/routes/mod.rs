@@ -16,8 +16,20 @@ use actix_web::web::{self, ServiceConfig};
 use crate::error::{ApiError, Code};
 
 /// Every route of the API. A path answers any other method with 405 and the methods it has.
+///
+/// They are tried in this order, those with parameters by a regular expression each: the busiest comes first.
 pub(crate) fn all(app: &mut ServiceConfig) {
     app.service(
+        web::resource("/api/events")
+            .route(web::post().to(events::publish))
+            .default_service(web::to(async || not_allowed("POST"))),
+    )
+    .service(
+        web::resource("/api/events/batch")
+            .route(web::post().to(event_batches::publish))
+            .default_service(web::to(async || not_allowed("POST"))),
+    )
+    .service(
         web::resource("/api/webhooks/events")
             .route(web::get().to(event_types::list))
             .route(web::head().to(event_types::list))
@@ -91,20 +103,10 @@ pub(crate) fn all(app: &mut ServiceConfig) {
             .default_service(web::to(async || not_allowed("POST"))),
     )
     .service(
-        web::resource("/api/events/batch")
-            .route(web::post().to(event_batches::publish))
-            .default_service(web::to(async || not_allowed("POST"))),
-    )
-    .service(
         web::resource("/api/events/{id}")
             .route(web::get().to(stored_events::get))
             .route(web::head().to(stored_events::get))
             .default_service(web::to(async || not_allowed("GET, HEAD"))),
-    )
-    .service(
-        web::resource("/api/events")
-            .route(web::post().to(events::publish))
-            .default_service(web::to(async || not_allowed("POST"))),
     )
     .service(
         web::resource("/api/audit-log")
