@@ -13,6 +13,7 @@ use store::{Keyring, Store};
 
 use crate::http::client::{ForwardedHeader, Proxies, TrustedProxies};
 use crate::http::cors::Origins;
+use crate::schema::SchemaValidation;
 
 const ENCRYPTION_KEYS: Setting = values::encryption_keys::<Keyring>();
 const DNS_SERVERS: Setting = values::dns_servers::<NameServers>();
@@ -22,6 +23,12 @@ const TENANT_AUTO_CREATE: Setting = Setting::optional::<bool>(
     "tenant_auto_create",
     "true",
     "whether a verified token of an unknown tenant makes the tenant known",
+);
+const SCHEMA_VALIDATION: Setting = Setting::optional::<SchemaValidation>(
+    "schema_validation",
+    "off",
+    "what is done about events published over REST whose data is not as their type's JSON Schema says: nothing (`off`), they are \
+     accepted with `warnings` (`warn`), or refused (`reject`)",
 );
 const PUBLISH_TIMEOUT_MS: Setting = Setting::optional::<Milliseconds>(
     "publish_timeout_ms",
@@ -50,7 +57,7 @@ const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<1, 100>>(
 );
 
 /// Every setting of the gateway.
-pub const SETTINGS: [Setting; 25] = [
+pub const SETTINGS: [Setting; 26] = [
     values::DATABASE_URL,
     values::AMQP_URL,
     values::AMQP_PREFIX,
@@ -71,6 +78,7 @@ pub const SETTINGS: [Setting; 25] = [
     HTTP_ADDRESS,
     values::HEALTH_ADDRESS,
     TENANT_AUTO_CREATE,
+    SCHEMA_VALIDATION,
     PUBLISH_TIMEOUT_MS,
     CORS_ORIGINS,
     TRUSTED_PROXIES,
@@ -104,6 +112,8 @@ pub struct Config {
     pub dns_servers: Vec<SocketAddr>,
     /// The delays between attempts of webhooks without a schedule of their own.
     pub retry_schedule: RetrySchedule,
+    /// What is done about data that is not as its type's schema says.
+    pub schema_validation: SchemaValidation,
     /// How long events are kept.
     pub retention: Duration,
     /// Where thin bodies link to.
@@ -154,6 +164,7 @@ impl ProcessConfig {
             delivery_timeout: settings.get::<Milliseconds>(&values::DELIVERY_TIMEOUT_MS)?.0,
             dns_servers: settings.get::<NameServers>(&DNS_SERVERS)?.0,
             retry_schedule: settings.get(&values::RETRY_SCHEDULE)?,
+            schema_validation: settings.get(&SCHEMA_VALIDATION)?,
             retention: values::retention(&settings)?,
             event_links: settings.get(&values::PUBLIC_URL)?,
             cors_origins: settings.get(&CORS_ORIGINS)?,

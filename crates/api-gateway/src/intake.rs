@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::metrics::Metrics;
+use crate::routes::events::Publishable;
 
 /// How often the tenants with ordered webhooks are read.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
@@ -48,12 +49,9 @@ impl Intakes {
 
     /// Publishes events in few messages, and returns when the broker has answered for each of them. Those that need order keep
     /// the one in which they are given.
-    pub(crate) async fn publish_all(
-        &self,
-        events: &[(Event, Box<RawValue>)],
-    ) -> Vec<Result<(), PublishError>> {
+    pub(crate) async fn publish_all(&self, events: &[Publishable]) -> Vec<Result<(), PublishError>> {
         let mut packed: Vec<(Intake, Parcel, Vec<usize>)> = Vec::new();
-        for (place, (event, data)) in events.iter().enumerate() {
+        for (place, Publishable { event, data, .. }) in events.iter().enumerate() {
             let intake = self.choose(event);
             let last = packed.iter_mut().rfind(|(of, ..)| *of == intake);
             match last.filter(|(_, parcel, _)| !parcel.is_full()) {

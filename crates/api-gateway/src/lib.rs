@@ -11,12 +11,14 @@ mod error;
 mod etag;
 mod hints;
 mod http;
+mod idempotency;
 mod intake;
 mod metrics;
 mod openapi;
 mod request_log;
 mod request_origin;
 mod routes;
+mod schema;
 mod state;
 mod tenants;
 mod test_runs;
@@ -43,6 +45,7 @@ pub use config::Config;
 pub use error::Code;
 pub use http::client::{ForwardedHeader, Proxies, TrustedProxies};
 pub use http::cors::Origins;
+pub use schema::SchemaValidation;
 
 use crate::api_keys::ApiKeys;
 use crate::catalogue::Catalogue;
@@ -115,6 +118,7 @@ impl Gateway {
             url_policy: config.url_policy,
             test_runs: TestRuns::default(),
             retry_schedule: config.retry_schedule,
+            schema_validation: config.schema_validation,
             retention: config.retention,
         });
         let (metrics, served_readiness) = (web::Data::new(metrics), readiness.clone());

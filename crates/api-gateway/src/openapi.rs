@@ -10,7 +10,8 @@ use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::routes::{
-    api_keys, audit_log, event_batches, event_types, events, history, plans, stored_events, tenants, webhooks,
+    api_keys, audit_log, event_batches, event_previews, event_types, events, history, plans, stored_events,
+    tenants, webhooks,
 };
 
 #[derive(OpenApi)]
@@ -23,6 +24,9 @@ use crate::routes::{
     ),
     paths(
         event_types::list,
+        event_types::get,
+        event_types::put,
+        event_types::delete,
         webhooks::read::list,
         webhooks::create::create,
         webhooks::read::get,
@@ -40,6 +44,7 @@ use crate::routes::{
         history::list,
         events::publish,
         event_batches::publish,
+        event_previews::preview,
         stored_events::get,
         api_keys::list,
         api_keys::create,

@@ -10,6 +10,7 @@ use store::Store;
 use crate::api_keys::ApiKeys;
 use crate::catalogue::Catalogue;
 use crate::intake::Intakes;
+use crate::schema::SchemaValidation;
 use crate::tenants::Tenants;
 use crate::test_runs::TestRuns;
 
@@ -27,6 +28,8 @@ pub(crate) struct State {
     pub(crate) test_runs: TestRuns,
     /// That of webhooks without one of their own.
     pub(crate) retry_schedule: RetrySchedule,
+    /// What is done about data that is not as its type's schema says.
+    pub(crate) schema_validation: SchemaValidation,
     /// How long events are kept.
     pub(crate) retention: Duration,
 }

@@ -125,6 +125,9 @@ pub(crate) async fn maintain_partitions(
         if let Err(error) = store.forget_audit_log(now - AUDIT_LOG_KEPT).await {
             warn!(%error, "old entries of the audit log could not be dropped");
         }
+        if let Err(error) = store.forget_idempotency_keys(now - domain::IDEMPOTENCY_KEYS_KEPT).await {
+            warn!(%error, "old idempotency keys could not be dropped");
+        }
         let wait = match store.maintain_partitions(today, DAYS_AHEAD, retention_days).await {
             Ok(report) => {
                 if report.created + report.dropped > 0 {

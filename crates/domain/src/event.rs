@@ -1,7 +1,11 @@
 use bytes::Bytes;
-use chrono::{DateTime, Datelike as _, Utc};
+use chrono::{DateTime, Datelike as _, TimeDelta, Utc};
 
 use crate::{EventId, EventType, Invalid, OrderingKey, SessionId, TenantId};
+
+/// How long a request that publishes is known by its idempotency key. Less than the time in which a repeated event is known by
+/// its id: the current and the previous UTC day.
+pub const IDEMPOTENCY_KEYS_KEPT: TimeDelta = TimeDelta::hours(24);
 
 /// Reads when an event happened: RFC 3339 with an offset, from 1970 to 9999 in UTC.
 pub fn parse_occurred_at(text: &str) -> Result<DateTime<Utc>, Invalid> {

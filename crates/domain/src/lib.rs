@@ -39,7 +39,7 @@ pub use custom_headers::{
 };
 pub use delivery_settings::{AttemptTimeout, DeliveryChange, DeliverySettings, PayloadVersion};
 pub use domain_event::{DomainEvent, FailedDelivery, WebhookNews};
-pub use event::{Event, parse_occurred_at};
+pub use event::{Event, IDEMPOTENCY_KEYS_KEPT, parse_occurred_at};
 pub use event_link::EventLinks;
 pub use event_type::{EventPattern, EventType};
 pub use filter::{

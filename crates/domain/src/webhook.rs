@@ -225,22 +225,33 @@ impl Webhook {
         rate_limit.is_some() || concurrency.is_some() || is_ordered || self.paused_at.is_some()
     }
 
-    /// Whether the event, which has this data, goes to this webhook. Data that cannot be judged does: what it wants must not
-    /// be missed.
+    /// Whether the event, which has this data, goes to this webhook.
     pub fn matches(&self, event: &Event, data: &EventData<'_>) -> bool {
-        self.subscribes_to(event)
-            && self.filter.as_ref().is_none_or(|filter| data.value().is_none_or(|data| filter.matches(data)))
+        self.subscribes_to(event) && self.wants_data(data)
     }
 
     /// Whether the event goes to this webhook, as far as type and session tell.
     pub fn subscribes_to(&self, event: &Event) -> bool {
-        self.is_active
-            && self.events.iter().any(|pattern| pattern.matches(&event.event_type))
-            && match (&self.session_ids, &event.session_id) {
-                (None, _) => true,
-                (Some(wanted), Some(session)) => wanted.contains(session),
-                (Some(_), None) => false,
-            }
+        self.is_active && self.wants_type(event) && self.wants_session(event)
+    }
+
+    /// Whether one of its patterns is the event's type.
+    pub fn wants_type(&self, event: &Event) -> bool {
+        self.events.iter().any(|pattern| pattern.matches(&event.event_type))
+    }
+
+    /// Whether the event's session is one that it wants.
+    pub fn wants_session(&self, event: &Event) -> bool {
+        match (&self.session_ids, &event.session_id) {
+            (None, _) => true,
+            (Some(wanted), Some(session)) => wanted.contains(session),
+            (Some(_), None) => false,
+        }
+    }
+
+    /// Whether its filter wants the data. Data that cannot be judged it does: what it wants must not be missed.
+    pub fn wants_data(&self, data: &EventData<'_>) -> bool {
+        self.filter.as_ref().is_none_or(|filter| data.value().is_none_or(|data| filter.matches(data)))
     }
 }
 

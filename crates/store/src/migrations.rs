@@ -44,6 +44,7 @@ const MIGRATIONS: &[Migration] = &migrations![
     "0012_resend",
     "0013_api_keys",
     "0014_audit_log",
+    "0015_publishing",
 ];
 
 /// The version of the schema that this build needs.

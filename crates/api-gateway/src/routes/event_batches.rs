@@ -1,7 +1,7 @@
 use actix_web::http::StatusCode;
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use broker::PublishError;
-use domain::{Event, TenantId};
+use domain::TenantId;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -10,7 +10,9 @@ use crate::auth::Publisher;
 use crate::body::{RawBody, parse};
 use crate::envelope::{Failure, Success, success};
 use crate::error::ApiError;
-use crate::routes::events::{PublishEvent, parse_event};
+use crate::idempotency::EventIds;
+use crate::routes::events::{PublishEvent, Publishable, Reader};
+use crate::schema::SchemaProblem;
 use crate::state::State;
 
 /// Most events of a batch.
@@ -51,6 +53,9 @@ pub(crate) struct BatchItem {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "order-1042")]
     id: Option<String>,
+    /// Where `data` is not as the type's schema says, on installations that warn of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<SchemaProblem>,
     /// As an answer with an error has it.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_envelope")]
     #[schema(value_type = Option<Failure>)]
@@ -63,12 +68,15 @@ pub(crate) struct BatchItem {
 /// request for each. 202 means that all of them are accepted; 207 that some are, see `status` of each in `data`. Where none is,
 /// the answer is an error, whose `errors` name the fields as `events[3].type`. After an error of ours publish what was not
 /// accepted again, with the same ids. A batch counts as its valid events on the plan, which lets all of them through or none.
-/// At most 4 MiB. Scope `events:publish`.
+/// At most 4 MiB. An `Idempotency-Key` is that of the whole batch: repeated as it was, its events have the ids they had. Scope
+/// `events:publish`.
 #[utoipa::path(
     post,
     path = "/api/events/batch",
     tag = "Events",
     security(("bearer" = [])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters of visible ASCII, of your choice",
+        min_length = 1, max_length = 255, example = "orders-of-monday")),
     request_body = PublishBatch,
     responses(
         (status = 202, description = "All events are accepted", body = Success<Vec<BatchItem>>,
@@ -83,6 +91,7 @@ pub(crate) struct BatchItem {
         (status = 401, description = "`UNAUTHORIZED`", body = Failure),
         (status = 403, description = "`FORBIDDEN`, `SUBSCRIPTION_INACTIVE`, or `LIMIT_EXCEEDED` when the plan does not allow so \
             many events today", body = Failure),
+        (status = 409, description = "`CONFLICT`: the `Idempotency-Key` was used with another request", body = Failure),
         (status = 413, description = "`PAYLOAD_TOO_LARGE`", body = Failure),
         (status = 429, description = "`RATE_LIMITED`: the plan allows no more events this minute, see `Retry-After`",
             body = Failure),
@@ -92,16 +101,18 @@ pub(crate) struct BatchItem {
 pub(crate) async fn publish(
     caller: Publisher,
     state: web::Data<State>,
+    http: HttpRequest,
     RawBody(body): RawBody<MAX_BATCH_BYTES>,
 ) -> Result<HttpResponse, ApiError> {
     let tenant = caller.may_publish()?;
     let items = split(&body)?;
+    let ids = EventIds::of(&http, &state, tenant, &body).await?;
     let types = state.catalogue.known().await;
-    let mut valid = Vec::with_capacity(items.len());
+    let reader = Reader { tenant, types: types.as_deref(), validation: state.schema_validation };
+    let mut valid: Vec<Publishable> = Vec::with_capacity(items.len());
     let mut read = Vec::with_capacity(items.len());
-    for item in items {
-        let event = parse(item.get().as_bytes())
-            .and_then(|request: PublishEvent| parse_event(request, tenant, types.as_deref()));
+    for (index, item) in items.into_iter().enumerate() {
+        let event = parse(item.get().as_bytes()).and_then(|request| reader.read(request, || ids.at(index)));
         // A valid one by its place among the valid ones.
         read.push(event.map(|event| {
             valid.push(event);
@@ -110,8 +121,7 @@ pub(crate) async fn publish(
     }
     let published = publish_valid(&state, tenant, &valid).await?;
     let items = read.into_iter().enumerate().map(|(index, read)| {
-        let result =
-            read.and_then(|place| published[place].map(|()| &valid[place].0).map_err(ApiError::from));
+        let result = read.and_then(|place| published[place].map(|()| &valid[place]).map_err(ApiError::from));
         BatchItem::new(index, result)
     });
     answer(items.collect())
@@ -120,7 +130,7 @@ pub(crate) async fn publish(
 async fn publish_valid(
     state: &State,
     tenant: TenantId,
-    valid: &[(Event, Box<RawValue>)],
+    valid: &[Publishable],
 ) -> Result<Vec<Result<(), PublishError>>, ApiError> {
     if valid.is_empty() {
         return Ok(Vec::new());
@@ -155,13 +165,22 @@ fn answer(items: Vec<BatchItem>) -> Result<HttpResponse, ApiError> {
 }
 
 impl BatchItem {
-    fn new(index: usize, result: Result<&Event, ApiError>) -> Self {
+    fn new(index: usize, result: Result<&Publishable, ApiError>) -> Self {
         match result {
-            Ok(event) => {
+            Ok(Publishable { event, warnings, .. }) => {
                 let status = StatusCode::ACCEPTED.as_u16();
-                Self { index, status, id: Some(event.id.to_string()), error: None }
+                Self {
+                    index,
+                    status,
+                    id: Some(event.id.to_string()),
+                    warnings: warnings.clone(),
+                    error: None,
+                }
             }
-            Err(error) => Self { index, status: error.status(), id: None, error: Some(error) },
+            Err(error) => {
+                let status = error.status();
+                Self { index, status, id: None, warnings: Vec::new(), error: Some(error) }
+            }
         }
     }
 }

@@ -1,17 +1,19 @@
 use actix_web::http::StatusCode;
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use chrono::Utc;
 use domain::{Event, EventId, EventType, OrderingKey, SessionId, TenantId, check_data, parse_occurred_at};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use store::EventTypeRow;
 use utoipa::ToSchema;
 
 use crate::auth::Publisher;
-use crate::body::{FieldErrors, JsonBody, present};
+use crate::body::{FieldErrors, MAX_BODY_BYTES, RawBody, parse, present};
+use crate::catalogue::Types;
 use crate::envelope::{Failure, Success, success};
 use crate::error::ApiError;
+use crate::idempotency::EventIds;
+use crate::schema::{SchemaProblem, SchemaValidation};
 use crate::state::State;
 
 /// An event to publish.
@@ -46,24 +48,32 @@ pub(crate) struct AcceptedEvent {
     /// Names the event: receivers see it as `webhook-id`.
     #[schema(example = "evt_0190c0ffee7a7b1c8d2e4f5061728394")]
     id: String,
+    /// Where `data` is not as the type's schema says, on installations that warn of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<SchemaProblem>,
 }
 
 /// Publish event
 ///
 /// 202 means that the broker has the event on disk, and that it will be delivered to every webhook that wants it. After
-/// any other answer, publish again with the same id: a repeat is delivered once. Scope `events:publish`.
+/// any other answer, publish again with the same id: a repeat is delivered once. Where the event has none, an `Idempotency-Key`
+/// does the same: the same body under it has the same id. For a day, another body under it is 409 (unless the database
+/// does not answer just then: then it is another event). Scope `events:publish`.
 #[utoipa::path(
     post,
     path = "/api/events",
     tag = "Events",
     security(("bearer" = [])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters of visible ASCII, of your choice",
+        min_length = 1, max_length = 255, example = "order-1042-paid")),
     request_body = PublishEvent,
     responses(
         (status = 202, description = "The event is accepted", body = Success<AcceptedEvent>),
-        (status = 400, description = "`VALIDATION_ERROR`", body = Failure),
+        (status = 400, description = "`VALIDATION_ERROR`; `errors` names places in `data` as `data/items/0`", body = Failure),
         (status = 401, description = "`UNAUTHORIZED`", body = Failure),
         (status = 403, description = "`FORBIDDEN`, `SUBSCRIPTION_INACTIVE`, or `LIMIT_EXCEEDED` when the plan allows no \
             more events today", body = Failure),
+        (status = 409, description = "`CONFLICT`: the `Idempotency-Key` was used with another request", body = Failure),
         (status = 413, description = "`PAYLOAD_TOO_LARGE`", body = Failure),
         (status = 429, description = "`RATE_LIMITED`: the plan allows no more events this minute, see `Retry-After`",
             body = Failure),
@@ -73,51 +83,109 @@ pub(crate) struct AcceptedEvent {
 pub(crate) async fn publish(
     caller: Publisher,
     state: web::Data<State>,
-    JsonBody(request): JsonBody<PublishEvent>,
+    http: HttpRequest,
+    RawBody(body): RawBody<MAX_BODY_BYTES>,
 ) -> Result<HttpResponse, ApiError> {
     let tenant = caller.may_publish()?;
-    let (event, data) = parse_event(request, tenant, state.catalogue.known().await.as_deref())?;
+    let types = state.catalogue.known().await;
+    let reader = Reader { tenant, types: types.as_deref(), validation: state.schema_validation };
+    let request = parse(&body)?;
+    let ids = EventIds::of(&http, &state, tenant, &body).await?;
+    let publishable = reader.read(request, || ids.at(0))?;
     state.tenants.admit_events(tenant, 1).await?;
-    if let Err(error) = state.intakes.publish(&event, &data).await {
+    if let Err(error) = state.intakes.publish(&publishable.event, &publishable.data).await {
         state.tenants.take_back_events(tenant, 1);
         return Err(error.into());
     }
-    Ok(success(StatusCode::ACCEPTED, AcceptedEvent { id: event.id.to_string() }))
+    let id = publishable.event.id.to_string();
+    Ok(success(StatusCode::ACCEPTED, AcceptedEvent { id, warnings: publishable.warnings }))
 }
 
-/// Reads an event. `types` is what is known of event types, if anything is.
-pub(super) fn parse_event(
-    request: PublishEvent,
-    tenant_id: TenantId,
-    types: Option<&[EventTypeRow]>,
-) -> Result<(Event, Box<RawValue>), ApiError> {
-    let mut errors = FieldErrors::default();
-    let event_type = errors.require("type", request.event_type, |text| text.parse::<EventType>());
-    if let Some(event_type) = &event_type
-        && event_type.is_reserved()
-    {
-        errors.add("type", format!("{event_type} is reserved: Postrider itself publishes it"));
-    } else if let Some(event_type) = &event_type
-        && types.is_some_and(|types| types.iter().all(|known| known.name != event_type.as_str()))
-    {
-        errors.add("type", format!("{event_type} is not an event type; see GET /api/webhooks/events"));
-    }
-    let data = errors.require("data", request.data, |data| check_data(&data).map(|()| data));
-    let id = errors.keep("id", request.id.map_or_else(|| Ok(EventId::generate()), |id| id.parse()));
-    let occurred_at = errors
-        .keep("occurredAt", request.occurred_at.as_deref().map_or_else(|| Ok(Utc::now()), parse_occurred_at));
-    let session = request.session_id.map(|session| session.parse::<SessionId>()).transpose();
-    let session_id = errors.keep("sessionId", session);
-    let key = request.ordering_key.map(|key| key.parse::<OrderingKey>()).transpose();
-    let ordering_key = errors.keep("orderingKey", key);
-    match (event_type, data, id, occurred_at, session_id, ordering_key) {
-        (Some(event_type), Some(data), Some(id), Some(occurred_at), Some(session_id), Some(ordering_key))
-            if errors.is_empty() =>
-        {
-            // The dispatcher renders the body.
-            let body = Bytes::new();
-            Ok((Event { tenant_id, id, event_type, occurred_at, session_id, ordering_key, body }, data))
+/// An event that can be published.
+pub(crate) struct Publishable {
+    pub(crate) event: Event,
+    pub(crate) data: Box<RawValue>,
+    /// Where its data is not as its type's schema says.
+    pub(crate) warnings: Vec<SchemaProblem>,
+}
+
+/// Reads events of a tenant.
+pub(super) struct Reader<'a> {
+    pub(super) tenant: TenantId,
+    /// What is known of event types, if anything is.
+    pub(super) types: Option<&'a Types>,
+    pub(super) validation: SchemaValidation,
+}
+
+impl Reader<'_> {
+    /// Reads an event, which gets an id from `new_id` if it has none.
+    pub(super) fn read(
+        &self,
+        request: PublishEvent,
+        new_id: impl FnOnce() -> EventId,
+    ) -> Result<Publishable, ApiError> {
+        let mut errors = FieldErrors::default();
+        let event_type = errors.require("type", request.event_type, |text| text.parse::<EventType>());
+        if let Some(event_type) = &event_type {
+            self.check_type(event_type, &mut errors);
         }
-        _ => Err(errors.into_error()),
+        let data = errors.require("data", request.data, |data| check_data(&data).map(|()| data));
+        let warnings = match (&event_type, &data) {
+            (Some(event_type), Some(data)) => self.check_schema(event_type, data, &mut errors),
+            _ => Vec::new(),
+        };
+        let id = errors.keep("id", request.id.map_or_else(|| Ok(new_id()), |id| id.parse()));
+        let occurred_at = errors.keep(
+            "occurredAt",
+            request.occurred_at.as_deref().map_or_else(|| Ok(Utc::now()), parse_occurred_at),
+        );
+        let session = request.session_id.map(|session| session.parse::<SessionId>()).transpose();
+        let session_id = errors.keep("sessionId", session);
+        let key = request.ordering_key.map(|key| key.parse::<OrderingKey>()).transpose();
+        let ordering_key = errors.keep("orderingKey", key);
+        match (event_type, data, id, occurred_at, session_id, ordering_key) {
+            (
+                Some(event_type),
+                Some(data),
+                Some(id),
+                Some(occurred_at),
+                Some(session_id),
+                Some(ordering_key),
+            ) if errors.is_empty() => {
+                // The dispatcher renders the body.
+                let (tenant_id, body) = (self.tenant, Bytes::new());
+                let event = Event { tenant_id, id, event_type, occurred_at, session_id, ordering_key, body };
+                Ok(Publishable { event, data, warnings })
+            }
+            _ => Err(errors.into_error()),
+        }
+    }
+
+    fn check_type(&self, event_type: &EventType, errors: &mut FieldErrors) {
+        if event_type.is_reserved() {
+            errors.add("type", format!("{event_type} is reserved: Postrider itself publishes it"));
+        } else if self.types.is_some_and(|types| types.get(event_type.as_str()).is_none()) {
+            errors.add("type", format!("{event_type} is not an event type; see GET /api/webhooks/events"));
+        }
+    }
+
+    fn check_schema(
+        &self,
+        event_type: &EventType,
+        data: &RawValue,
+        errors: &mut FieldErrors,
+    ) -> Vec<SchemaProblem> {
+        if self.validation == SchemaValidation::Off {
+            return Vec::new();
+        }
+        let known = self.types.and_then(|types| types.get(event_type.as_str()));
+        let problems = known.and_then(|known| known.schema()).map(|schema| schema.problems(data));
+        let problems = problems.unwrap_or_default();
+        if self.validation == SchemaValidation::Reject {
+            for problem in &problems {
+                errors.add(&format!("data{}", problem.pointer), &problem.problem);
+            }
+        }
+        problems
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod api_keys;
 pub(crate) mod audit_log;
 pub(crate) mod event_batches;
+pub(crate) mod event_previews;
 pub(crate) mod event_types;
 pub(crate) mod events;
 pub(crate) mod history;
@@ -34,6 +35,14 @@ pub(crate) fn all(app: &mut ServiceConfig) {
             .route(web::get().to(event_types::list))
             .route(web::head().to(event_types::list))
             .default_service(web::to(async || not_allowed("GET, HEAD"))),
+    )
+    .service(
+        web::resource("/api/webhooks/events/{type}")
+            .route(web::get().to(event_types::get))
+            .route(web::head().to(event_types::get))
+            .route(web::put().to(event_types::put))
+            .route(web::delete().to(event_types::delete))
+            .default_service(web::to(async || not_allowed("GET, HEAD, PUT, DELETE"))),
     )
     .service(
         web::resource("/api/webhooks")
@@ -100,6 +109,11 @@ pub(crate) fn all(app: &mut ServiceConfig) {
     .service(
         web::resource("/api/webhooks/{id}/deliveries/{eventId}/resend")
             .route(web::post().to(webhooks::resend::resend))
+            .default_service(web::to(async || not_allowed("POST"))),
+    )
+    .service(
+        web::resource("/api/events/preview")
+            .route(web::post().to(event_previews::preview))
             .default_service(web::to(async || not_allowed("POST"))),
     )
     .service(

@@ -11,9 +11,10 @@ use crate::helpers::{Answer, TestApi, send, token};
 
 const SCOPES: &str = "webhooks:read webhooks:write events:publish keys:manage audit:read admin";
 /// Operations that change nothing, or only publish: the history tells of those.
-const UNLOGGED: [&str; 5] = [
+const UNLOGGED: [&str; 6] = [
     "POST /api/events",
     "POST /api/events/batch",
+    "POST /api/events/preview",
     "POST /api/webhooks/filter/test",
     "POST /api/webhooks/retry-schedule/preview",
     "POST /api/webhooks/url/test",
@@ -71,11 +72,17 @@ async fn every_route_that_changes_something_leaves_an_entry() {
         ("PUT /api/plans/{name}", &json!({"maxWebhooks": 3}), "plan.put", "team"),
         ("PUT /api/tenants/{id}", &json!({"plan": "team"}), "tenant.put", &tenant),
         ("PUT /api/tenants/{id}", &json!({"plan": "trial"}), "tenant.put", &tenant),
+        ("PUT /api/webhooks/events/{type}", &json!({"description": "Paid."}), "event_type.put", "order.paid"),
+        ("DELETE /api/webhooks/events/{type}", &nothing, "event_type.deleted", "order.paid"),
         ("DELETE /api/plans/{name}", &nothing, "plan.deleted", "team"),
     ] {
         let (method, path) = operation.split_once(' ').unwrap();
         let of = if path.starts_with("/api/tenants") { &tenant } else { &id };
-        let path = path.replace("{id}", of).replace("{eventId}", event).replace("{name}", "team");
+        let path = path
+            .replace("{id}", of)
+            .replace("{eventId}", event)
+            .replace("{name}", "team")
+            .replace("{type}", "order.paid");
         call(&api, method, &path, body).await;
         done.insert(operation.to_owned());
         logged.push((action, resource));

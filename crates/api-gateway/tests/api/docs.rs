@@ -15,6 +15,7 @@ async fn the_openapi_document_is_3_1_and_every_operation_in_it_exists() {
             let path = path
                 .replace("{id}", "018f0000-0000-7000-8000-000000000000")
                 .replace("{name}", "team")
+                .replace("{type}", "message.sent")
                 .replace("{eventId}", "e1");
             let method: Method = method.to_uppercase().parse().unwrap();
             let answer = send(api.request(method.clone(), &path)).await;

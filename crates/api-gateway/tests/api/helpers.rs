@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use api_gateway::{Config, Gateway, Origins, Proxies};
+use api_gateway::{Config, Gateway, Origins, Proxies, SchemaValidation};
 use chrono::{TimeDelta, Utc};
 use domain::{EventLinks, RetrySchedule, TenantId};
 use prometheus_client::registry::Registry;
@@ -203,6 +203,7 @@ fn config(database: &TestDatabase, broker: &TestBroker) -> Config {
         delivery_timeout: Duration::from_secs(5),
         dns_servers: Vec::new(),
         retry_schedule: RetrySchedule::default(),
+        schema_validation: SchemaValidation::Off,
         retention: Duration::from_secs(30 * 86_400),
         event_links: EventLinks::default(),
         cors_origins: Origins::default(),

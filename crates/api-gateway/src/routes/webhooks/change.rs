@@ -8,7 +8,7 @@ use domain::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use signing::Secret;
-use store::{EventTypeRow, WebhookChange};
+use store::WebhookChange;
 use utoipa::ToSchema;
 
 use super::parse_id;
@@ -19,6 +19,7 @@ use super::settings::{
 use super::view::{WebhookWithSecret, view_now};
 use crate::auth::Authenticated;
 use crate::body::{FieldErrors, JsonBody, present};
+use crate::catalogue::Types;
 use crate::envelope::{Failure, Success, success};
 use crate::error::ApiError;
 use crate::etag::{EntityTag, IfMatch};
@@ -139,11 +140,7 @@ pub(crate) async fn change(
     Ok(tag.put(success(StatusCode::OK, WebhookWithSecret { webhook: view, secret })))
 }
 
-fn parse_change(
-    request: ChangeWebhook,
-    state: &State,
-    types: &[EventTypeRow],
-) -> Result<WebhookChange, ApiError> {
+fn parse_change(request: ChangeWebhook, state: &State, types: &Types) -> Result<WebhookChange, ApiError> {
     let mut errors = FieldErrors::default();
     let url = request.url.map(|url| WebhookUrl::parse(&url, &state.url_policy)).transpose();
     let events = request.events.map(|events| parse_events(&events, types)).transpose();

@@ -7,7 +7,7 @@ use domain::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use signing::Secret;
-use store::{Activity, EventTypeRow, NewWebhook};
+use store::{Activity, NewWebhook};
 use utoipa::ToSchema;
 
 use super::settings::{
@@ -17,6 +17,7 @@ use super::settings::{
 use super::view::{WebhookView, WebhookWithSecret};
 use crate::auth::Authenticated;
 use crate::body::{FieldErrors, JsonBody};
+use crate::catalogue::Types;
 use crate::envelope::{Failure, Success, success};
 use crate::error::ApiError;
 use crate::etag::EntityTag;
@@ -118,11 +119,7 @@ pub(crate) async fn create(
     Ok(tag.put(success(StatusCode::CREATED, created)))
 }
 
-fn parse(
-    request: CreateWebhook,
-    state: &State,
-    types: &[EventTypeRow],
-) -> Result<(NewWebhook, Secret), ApiError> {
+fn parse(request: CreateWebhook, state: &State, types: &Types) -> Result<(NewWebhook, Secret), ApiError> {
     let mut errors = FieldErrors::default();
     let url = errors.require("url", request.url, |url| WebhookUrl::parse(&url, &state.url_policy));
     let events = errors.require("events", request.events, |events| parse_events(&events, types));

@@ -12,10 +12,9 @@ use domain::{
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use store::EventTypeRow;
 
 use crate::body::FieldErrors;
-use crate::catalogue::{Catalogue, Include};
+use crate::catalogue::{Include, Types};
 
 pub(super) fn parse_rate(errors: &mut FieldErrors, field: &str, rate: Option<i64>) -> Option<u32> {
     rate.and_then(|rate| errors.keep(field, check_rate(field, rate)))
@@ -25,15 +24,15 @@ pub(super) fn parse_concurrency(errors: &mut FieldErrors, concurrency: Option<i6
     concurrency.and_then(|cap| errors.keep("concurrency", check_concurrency(cap)))
 }
 
-pub(super) fn parse_events(events: &[String], types: &[EventTypeRow]) -> Result<Vec<EventPattern>, Invalid> {
+pub(super) fn parse_events(events: &[String], types: &Types) -> Result<Vec<EventPattern>, Invalid> {
     if events.is_empty() || events.len() > MAX_EVENTS_PER_WEBHOOK {
         return Err(Invalid::new(format!("events must name 1 to {MAX_EVENTS_PER_WEBHOOK} event types")));
     }
     let mut patterns = Vec::with_capacity(events.len());
     for event in events {
         let pattern: EventPattern = event.parse()?;
-        if !Catalogue::covers(types, &pattern) {
-            let names = Catalogue::names(types, Include::Ordinary);
+        if !types.covers(&pattern) {
+            let names = types.names(Include::Ordinary);
             return Err(Invalid::new(format!(
                 "{event} is not an event type; choose from {}",
                 names.join(", ")

@@ -8,8 +8,8 @@ use domain::{
 };
 use sender::{Attempted, Capture, Fault, Target};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Value, json};
 use tracing::error;
 use utoipa::ToSchema;
 
@@ -17,7 +17,6 @@ use super::exchange::{RequestView, ResponseView};
 use super::{parse_id, timestamp};
 use crate::auth::Authenticated;
 use crate::body::{FieldErrors, OptionalJsonBody, present};
-use crate::catalogue::Catalogue;
 use crate::envelope::{Failure, Success, success};
 use crate::error::{ApiError, Code};
 use crate::state::State;
@@ -170,11 +169,12 @@ async fn parse_test(
         errors.keep("sessionId", request.session_id.map(|id| id.parse::<SessionId>()).transpose()).flatten();
     let event_type = match request.event_type {
         Some(text) => text.parse::<EventType>().map_err(|error| error.to_string()).and_then(|event_type| {
-            let is_known = types.iter().any(|known| known.name == event_type.as_str());
+            let is_known = types.get(event_type.as_str()).is_some();
             let unknown = || format!("{event_type} is not an event type; see GET /api/webhooks/events");
             if is_known { Ok(event_type) } else { Err(unknown()) }
         }),
-        None => Catalogue::first_wanted(&types, &webhook.events)
+        None => types
+            .first_wanted(&webhook.events)
             .ok_or_else(|| "eventType is required: the webhook wants none that is known".to_owned()),
     };
     let event_type = errors.keep("eventType", event_type);
@@ -185,23 +185,23 @@ async fn parse_test(
         return Err(errors.into_error());
     };
     let id = EventId::generate();
-    let data = request.data.map_or_else(|| sample(&event_type, session_id.as_ref()), Ok);
+    let example = types.get(event_type.as_str()).and_then(|known| known.row.example.as_deref());
+    let data = request.data.map_or_else(|| sample(example, session_id.as_ref()), Ok);
     let data = data.map_err(|error| ApiError::field("data", error.to_string()))?;
     let body: Bytes = render_body(&id, &event_type, now, &data);
     let tenant_id = webhook.tenant_id;
     Ok(Event { tenant_id, id, event_type, occurred_at: now, session_id, ordering_key: None, body })
 }
 
-/// What an event of this type may look like.
-fn sample(event_type: &EventType, session: Option<&SessionId>) -> serde_json::Result<Box<RawValue>> {
-    let session = session.map_or("session-1", SessionId::as_str);
-    to_raw_value(&match event_type.as_str() {
-        "message.received" => json!({"sessionId": session, "from": "+15550100", "text": "This is a test."}),
-        "message.sent" => json!({"sessionId": session, "to": "+15550100", "text": "This is a test."}),
-        "session.connected" | "session.disconnected" => json!({"sessionId": session}),
-        "campaign.completed" => json!({"campaignId": "campaign-1", "sent": 100, "failed": 0}),
-        _ => json!({"test": true}),
-    })
+/// What an event of a type may look like: the example of the catalogue, in the session if one is named.
+fn sample(example: Option<&str>, session: Option<&SessionId>) -> serde_json::Result<Box<RawValue>> {
+    let Some(example) = example else { return to_raw_value(&json!({"test": true})) };
+    let Some(session) = session else { return serde_json::from_str(example) };
+    let mut data: Value = serde_json::from_str(example)?;
+    if let Some(of) = data.get_mut("sessionId") {
+        *of = session.as_str().into();
+    }
+    to_raw_value(&data)
 }
 
 async fn check_session(state: &State, tenant: TenantId, session: &SessionId) -> Result<(), ApiError> {

@@ -1,0 +1,43 @@
+use chrono::{DateTime, Utc};
+use domain::TenantId;
+
+use crate::{Store, StoreError};
+
+// Two requests at once meet at the row: the second waits for the first, and finds what it wrote.
+const USE_KEY: &str = "-- use_idempotency_key
+INSERT INTO idempotency_keys AS known (tenant_id, key, body_digest, used_at) VALUES ($1, $2, $3, $4)
+ON CONFLICT (tenant_id, key) DO UPDATE SET
+    body_digest = CASE WHEN known.used_at < $5 THEN excluded.body_digest ELSE known.body_digest END,
+    used_at = CASE WHEN known.used_at < $5 THEN excluded.used_at ELSE known.used_at END
+RETURNING body_digest = $3";
+
+const FORGET_KEYS: &str = "-- forget_idempotency_keys
+DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(SELECT ctid FROM idempotency_keys WHERE used_at < $1 LIMIT $2))";
+
+/// Keys deleted by one statement.
+const FORGOTTEN_AT_ONCE: i64 = 10_000;
+
+impl Store {
+    /// Notes the body that a tenant uses a key for. Says whether it is the one that the key was used for since `since`.
+    pub async fn use_idempotency_key(
+        &self,
+        tenant: TenantId,
+        key: &str,
+        body_digest: &[u8],
+        now: DateTime<Utc>,
+        since: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
+        let client = self.connection().await?;
+        let statement = client.prepare_cached(USE_KEY).await?;
+        let row = client.query_one(&statement, &[&tenant.0, &key, &body_digest, &now, &since]).await?;
+        Ok(row.get(0))
+    }
+
+    /// Deletes the keys that were used before `before`.
+    pub async fn forget_idempotency_keys(&self, before: DateTime<Utc>) -> Result<(), StoreError> {
+        let client = self.connection().await?;
+        let statement = client.prepare_cached(FORGET_KEYS).await?;
+        while client.execute(&statement, &[&before, &FORGOTTEN_AT_ONCE]).await? > 0 {}
+        Ok(())
+    }
+}
