@@ -10,8 +10,8 @@ use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::routes::{
-    api_keys, audit_log, event_batches, event_previews, event_types, events, history, plans, stored_events,
-    tenants, webhooks,
+    api_keys, audit_log, event_batches, event_deliveries, event_previews, event_types, events, history,
+    plans, stored_events, tenants, webhooks,
 };
 
 #[derive(OpenApi)]
@@ -41,7 +41,11 @@ use crate::routes::{
         webhooks::retry_schedule::preview,
         webhooks::filter_test::test,
         webhooks::resend::resend,
+        webhooks::deliveries::list,
+        webhooks::deliveries::cancel,
+        webhooks::statistics::get,
         history::list,
+        history::get,
         events::publish,
         event_batches::publish,
         event_previews::preview,
@@ -50,6 +54,7 @@ use crate::routes::{
         api_keys::create,
         api_keys::revoke,
         audit_log::list,
+        event_deliveries::list,
         tenants::usage,
         tenants::list,
         tenants::get,

@@ -16,6 +16,7 @@ use tracing::{debug, error};
 use uuid::Uuid;
 
 use crate::delivery::{Delivery, Origin};
+use crate::exchanges::ExchangeRoom;
 use crate::gates::{Gates, Learned};
 use crate::lanes::{Lanes, Limits, Pace};
 use crate::metrics::{Metrics, ParkedFor};
@@ -51,6 +52,7 @@ pub(crate) struct Engine {
     pub(crate) gates: Gates,
     disable_after: Duration,
     metrics: Metrics,
+    exchanges: ExchangeRoom,
     notes: mpsc::Sender<Note>,
     /// Told when something has ended: there is room.
     pub(crate) room: Notify,
@@ -91,6 +93,7 @@ impl Engine {
             webhook_concurrency: config.webhook_concurrency,
             lanes: Mutex::new(Lanes::new(limits)),
             metrics: config.metrics,
+            exchanges: ExchangeRoom::default(),
             notes: config.notes,
             room: Notify::new(),
             abandon: CancellationToken::new(),
@@ -191,6 +194,7 @@ impl Engine {
             error: Some("cancelled"),
             next_attempt_at: None,
             trigger: None,
+            exchange: None,
         };
         self.note(Note { attempt: Some(attempt), ..Note::of_state(State::Finished(key), None) }).await;
     }
@@ -270,7 +274,7 @@ impl Engine {
             }
         };
         let note = match attempted {
-            Ok(attempted) => self.conclude(delivery, &attempted, now, batch),
+            Ok(attempted) => self.conclude(delivery, attempted, now, batch),
             Err(fault) => {
                 debug!(event = %delivery.accepted.event.id, ?fault, "not attempted, for a fault of ours");
                 self.metrics.parked(ParkedFor::Fault);
@@ -293,7 +297,7 @@ impl Engine {
     fn conclude(
         &self,
         delivery: &Delivery,
-        attempted: &Attempted,
+        attempted: Attempted,
         started_at: DateTime<Utc>,
         batch: Option<store::BatchId>,
     ) -> Note {
@@ -303,10 +307,12 @@ impl Engine {
         let own_schedule = delivery.target.webhook.delivery.retry_schedule.as_ref();
         let schedule = own_schedule.unwrap_or(&self.schedule);
         let next = schedule.next(attempt, outcome, ended_at, attempted.retry_after, rand::random());
-        self.count(delivery, attempted, next, started_at);
+        self.count(delivery, &attempted, next, started_at);
         let key = delivery.key();
         let tenant_id = delivery.target.webhook.tenant_id;
         debug!(webhook = %key.webhook_id, event = %key.event_id, attempt, ?outcome, ?next, "attempted");
+        let (exchange, place) =
+            attempted.exchange.and_then(|exchange| self.exchanges.keep(*exchange)).unzip();
         let record = AttemptRecord {
             key: key.clone(),
             tenant_id,
@@ -320,7 +326,8 @@ impl Engine {
                 Next::RetryAt(at) => Some(at),
                 Next::Done | Next::GiveUp => None,
             },
-            trigger: (delivery.is_resend && delivery.attempts == 0).then_some(Trigger::Resend),
+            trigger: trigger(delivery),
+            exchange,
         };
         let webhook = key.webhook_id;
         let usual = self.usual_limit(delivery.target.webhook.gate.concurrency);
@@ -346,7 +353,7 @@ impl Engine {
             health.is_worth_telling() && !delivery.accepted.event.event_type.is_about_deliveries()
         };
         let health = news.map(|health| HealthNews { webhook_id: webhook, is_told: is_told(&health), health });
-        Note { attempt: Some(record), state, batch, health, disable }
+        Note { attempt: Some(record), place, state, batch, health, disable }
     }
 
     fn count(&self, delivery: &Delivery, attempted: &Attempted, next: Next, started_at: DateTime<Utc>) {
@@ -368,6 +375,16 @@ impl Engine {
 
     fn lanes(&self) -> MutexGuard<'_, Lanes<Delivery>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What makes the next attempt of a delivery, where its number does not tell.
+fn trigger(delivery: &Delivery) -> Option<Trigger> {
+    match delivery.origin {
+        _ if delivery.attempts > 0 => None,
+        Origin::Row { .. } if delivery.is_resend => Some(Trigger::Resend),
+        Origin::Row { .. } => Some(Trigger::First),
+        Origin::Batch(_) => None,
     }
 }
 

@@ -7,6 +7,7 @@ mod clock;
 pub mod config;
 mod delivery;
 mod engine;
+mod exchanges;
 mod gates;
 mod hand_over;
 mod lanes;

@@ -11,16 +11,21 @@ use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
+use crate::exchanges::ExchangePlace;
 use crate::metrics::Metrics;
 
 /// Most results in one transaction.
 const MAX_RESULTS: usize = 500;
+/// Bytes of exchanges after which no more results are taken into a transaction.
+const MAX_EXCHANGE_BYTES: usize = 1024 * 1024;
 
 /// Something to write down about one delivery.
 #[derive(Debug)]
 pub(crate) struct Note {
     /// A row for the history, if an attempt was made.
     pub(crate) attempt: Option<AttemptRecord>,
+    /// That of the attempt's exchange in memory.
+    pub(crate) place: Option<ExchangePlace>,
     /// What becomes of the delivery.
     pub(crate) state: State,
     /// The batch that waits for this, unless it does not any more.
@@ -34,7 +39,7 @@ pub(crate) struct Note {
 impl Note {
     /// A delivery moves on without an attempt.
     pub(crate) fn of_state(state: State, batch: Option<BatchId>) -> Self {
-        Self { attempt: None, state, batch, health: None, disable: None }
+        Self { attempt: None, place: None, state, batch, health: None, disable: None }
     }
 }
 
@@ -99,6 +104,8 @@ impl OpenBatches {
 /// What follows from some notes.
 struct Collected {
     batch: Batch,
+    /// Those of the exchanges in the batch.
+    places: Vec<ExchangePlace>,
     health: Vec<HealthNews>,
     disable: Vec<(TenantId, WebhookId, DisabledReason)>,
 }
@@ -121,33 +128,41 @@ impl Recorder {
     pub(crate) async fn run(mut self) {
         let mut notes = Vec::with_capacity(MAX_RESULTS);
         while self.notes.recv_many(&mut notes, MAX_RESULTS).await > 0 {
-            let collected = self.collect(notes.drain(..));
-            let batch = &collected.batch;
-            let may_go =
-                !batch.finished.is_empty() || batch.parked.iter().any(|parked| parked.due_at.is_none());
-            let settled = collected.batch.settled.clone();
-            let began = Instant::now();
-            self.write(collected.batch).await;
-            self.metrics.recorded(began.elapsed());
-            self.open_batches.close(&settled);
-            if may_go {
-                self.waiting.notify_one();
+            while !notes.is_empty() {
+                let count = fitting(&notes);
+                let collected = self.collect(notes.drain(..count));
+                self.write_down(collected).await;
             }
-            self.save_health(collected.health).await;
-            for (tenant, webhook, reason) in collected.disable {
-                self.disable(tenant, webhook, reason).await;
-            }
+        }
+    }
+
+    async fn write_down(&self, collected: Collected) {
+        let batch = &collected.batch;
+        let may_go = !batch.finished.is_empty() || batch.parked.iter().any(|parked| parked.due_at.is_none());
+        let settled = collected.batch.settled.clone();
+        let began = Instant::now();
+        self.write(collected.batch).await;
+        drop(collected.places);
+        self.metrics.recorded(began.elapsed());
+        self.open_batches.close(&settled);
+        if may_go {
+            self.waiting.notify_one();
+        }
+        self.save_health(collected.health).await;
+        for (tenant, webhook, reason) in collected.disable {
+            self.disable(tenant, webhook, reason).await;
         }
     }
 
     fn collect(&self, notes: impl Iterator<Item = Note>) -> Collected {
         let mut batch = Batch::default();
-        let mut disable = Vec::new();
+        let (mut places, mut disable) = (Vec::new(), Vec::new());
         let mut health: HashMap<WebhookId, HealthNews> = HashMap::new();
         // A delivery may be parked and finished within one batch; only its last state is written.
         let mut states: HashMap<DeliveryKey, Option<Parked>> = HashMap::new();
         for note in notes {
             batch.attempts.extend(note.attempt);
+            places.extend(note.place);
             if let Some(mut news) = note.health {
                 let before = health.get(&news.webhook_id);
                 news.is_told |= before.is_some_and(|before| before.is_told) && news.health.is_worth_telling();
@@ -174,7 +189,7 @@ impl Recorder {
                 None => batch.finished.push(key),
             }
         }
-        Collected { batch, health: health.into_values().collect(), disable }
+        Collected { batch, places, health: health.into_values().collect(), disable }
     }
 
     /// Says whether everything is written. A value that the database refuses must not take the others along: halved until it
@@ -186,6 +201,10 @@ impl Recorder {
             loop {
                 match self.store.record(&batch, self.dispatcher_id).await {
                     Ok(()) => return true,
+                    Err(StoreError::Refused(reason)) if batch.len() <= 1 && has_exchange(&batch) => {
+                        warn!(reason, "an attempt is recorded without what was said");
+                        batch.attempts[0].exchange = None;
+                    }
                     Err(StoreError::Refused(reason)) if batch.len() <= 1 => {
                         error!(reason, ?batch, "a result could not be written and is dropped");
                         return false;
@@ -229,4 +248,19 @@ impl Recorder {
             Err(error) => warn!(%error, %webhook, "a webhook could not be switched off"),
         }
     }
+}
+
+/// How many of these notes, at least one, go into one transaction.
+fn fitting(notes: &[Note]) -> usize {
+    let mut bytes = 0;
+    let full = notes.iter().position(|note| {
+        let exchange = note.attempt.as_ref().and_then(|attempt| attempt.exchange.as_ref());
+        bytes += exchange.map_or(0, |exchange| exchange.bytes());
+        bytes >= MAX_EXCHANGE_BYTES
+    });
+    full.map_or(notes.len(), |last| last + 1)
+}
+
+fn has_exchange(batch: &Batch) -> bool {
+    batch.attempts.iter().any(|attempt| attempt.exchange.is_some())
 }

@@ -13,6 +13,7 @@ mod domain_event;
 mod event;
 mod event_link;
 mod event_type;
+mod exchange;
 mod filter;
 mod gate;
 mod health;
@@ -42,6 +43,7 @@ pub use domain_event::{DomainEvent, FailedDelivery, WebhookNews};
 pub use event::{Event, IDEMPOTENCY_KEYS_KEPT, parse_occurred_at};
 pub use event_link::EventLinks;
 pub use event_type::{EventPattern, EventType};
+pub use exchange::{CapturedResponse, Exchange, Headers};
 pub use filter::{
     EventData, Explanation, Filter, JudgedCondition, MAX_FILTER_BYTES, MAX_FILTER_DEPTH, MAX_FILTER_NODES,
     MAX_FILTER_VALUES,

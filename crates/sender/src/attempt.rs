@@ -6,14 +6,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use domain::{AttemptTimeout, Cause, Event, EventLinks, Outcome, UrlPolicy, Webhook, parse_retry_after};
+use domain::{
+    AttemptTimeout, Cause, Event, EventLinks, Exchange, Outcome, UrlPolicy, Webhook, parse_retry_after,
+};
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
 use reqwest::{Client, Request, redirect};
 use tokio::time::{Instant, timeout};
 use tracing::error;
 
-use crate::capture::{Capture, Exchange, Heard, headers_as_sent};
+use crate::capture::{Capture, Heard, headers_as_sent};
 use crate::occasionally::Occasionally;
 use crate::request;
 use crate::resolver::{GuardedResolver, ResolveError};
@@ -125,7 +128,7 @@ impl Sender {
         // Set when the head of an answer has come, whatever becomes of its body.
         let mut heard = None;
         let deadline = self.deadline_for(&target.webhook);
-        let ended = timeout(deadline, self.make_request(target, event, now, &mut heard)).await;
+        let ended = timeout(deadline, self.make_request(target, event, now, capture, &mut heard)).await;
         let (outcome, explanation) = match ended {
             Err(_) => {
                 let explanation = format!("no complete answer within {} ms", deadline.as_millis());
@@ -145,7 +148,6 @@ impl Sender {
             let as_sent = |request: &Request| headers_as_sent(request, &self.usual_headers);
             Box::new(Exchange {
                 request_headers: request.as_ref().map(as_sent).unwrap_or_default(),
-                request_body: request::body(target, &self.links, event),
                 response: heard.map(Heard::capture),
                 explanation,
             })
@@ -153,11 +155,17 @@ impl Sender {
         Ok(Attempted { outcome, status_code, retry_after, duration, exchange })
     }
 
+    /// The body that an attempt sends.
+    pub fn body(&self, target: &Target, event: &Event) -> Bytes {
+        request::body(target, &self.links, event)
+    }
+
     async fn make_request(
         &self,
         target: &Target,
         event: &Event,
         now: DateTime<Utc>,
+        capture: Capture,
         heard: &mut Option<Heard>,
     ) -> Result<u16, Failure> {
         let request = self.request(target, event, now)?;
@@ -167,7 +175,7 @@ impl Sender {
         let mut response = self.client.execute(request).await.map_err(|error| failure_of(&error))?;
         let status = response.status().as_u16();
         let headers = std::mem::take(response.headers_mut());
-        let heard = heard.insert(Heard::of_head(status, headers));
+        let heard = heard.insert(Heard::of_head(status, headers, capture));
         // To its end, so that the connection can be used again, or up to the limit.
         while let Some(chunk) = response.chunk().await.map_err(|error| failure_of(&error))? {
             if heard.push(chunk) > MAX_RESPONSE_BYTES {

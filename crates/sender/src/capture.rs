@@ -1,15 +1,16 @@
 //! What was said on both sides of an attempt, within limits, for those who want to see it afterwards.
 
 use bytes::Bytes;
-use domain::REDACTED;
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
+use domain::{CapturedResponse, Exchange, Headers, REDACTED};
+use reqwest::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue};
 use reqwest::{Request, Url};
 
 /// Most headers of an answer that are kept.
 pub const MAX_KEPT_HEADERS: usize = 64;
 /// Most bytes of an answer's headers that are kept: names and values.
 pub const MAX_KEPT_HEADER_BYTES: usize = 8 * 1024;
-/// Most bytes of an answer's body that are kept.
+/// Most bytes of an answer's body that are kept for who waits to see it; of one that nobody waits for it is
+/// [`Exchange::MAX_BODY_BYTES`].
 pub const MAX_KEPT_BODY_BYTES: usize = 16 * 1024;
 
 /// Which attempts are shown afterwards. An attempt that is not costs nothing for it.
@@ -17,41 +18,18 @@ pub const MAX_KEPT_BODY_BYTES: usize = 16 * 1024;
 pub enum Capture {
     /// Those that fail.
     Failures,
-    /// Every one.
+    /// Every one, and more of it.
     All,
 }
 
-/// What was said on both sides of an attempt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exchange {
-    /// The headers of the request, as they went over the wire; as they would have, where no connection came about.
-    pub request_headers: Headers,
-    /// The body of the request.
-    pub request_body: Bytes,
-    /// The answer, if at least its head came.
-    pub response: Option<CapturedResponse>,
-    /// Why there is no complete answer, for people.
-    pub explanation: Option<String>,
-}
-
-/// Headers in their order: names in lower case, and values; what is not UTF-8 in a value is replaced.
-pub type Headers = Vec<(String, String)>;
-
-/// An answer, as far as it came and is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CapturedResponse {
-    /// Its status.
-    pub status: u16,
-    /// Its first headers: [`MAX_KEPT_HEADERS`] and [`MAX_KEPT_HEADER_BYTES`] at most.
-    pub headers: Headers,
-    /// Whether it had more headers.
-    pub headers_cut: bool,
-    /// Its `Content-Type`, if it fits into the limit.
-    pub content_type: Option<String>,
-    /// The beginning of its body: [`MAX_KEPT_BODY_BYTES`] at most.
-    pub body: Bytes,
-    /// Whether the body went on, or broke off.
-    pub body_cut: bool,
+impl Capture {
+    /// Most bytes of an answer's body that are kept.
+    fn max_body_bytes(self) -> usize {
+        match self {
+            Self::Failures => Exchange::MAX_BODY_BYTES,
+            Self::All => MAX_KEPT_BODY_BYTES,
+        }
+    }
 }
 
 /// An answer while it arrives. What arrives is held, not copied, so that it costs next to nothing where nobody will ask.
@@ -63,17 +41,19 @@ pub(crate) struct Heard {
     /// What followed the first chunk, within the limit.
     more: Vec<u8>,
     bytes: usize,
+    max_bytes: usize,
     is_complete: bool,
 }
 
 impl Heard {
-    pub(crate) fn of_head(status: u16, headers: HeaderMap) -> Self {
-        Self { status, headers, first_chunk: Bytes::new(), more: Vec::new(), bytes: 0, is_complete: false }
+    pub(crate) fn of_head(status: u16, headers: HeaderMap, capture: Capture) -> Self {
+        let (first_chunk, max_bytes) = (Bytes::new(), capture.max_body_bytes());
+        Self { status, headers, first_chunk, more: Vec::new(), bytes: 0, max_bytes, is_complete: false }
     }
 
     /// Takes more of the body in, and says how long it is by now.
     pub(crate) fn push(&mut self, chunk: Bytes) -> usize {
-        let room = MAX_KEPT_BODY_BYTES.saturating_sub(self.bytes);
+        let room = self.max_bytes.saturating_sub(self.bytes);
         if self.bytes == 0 {
             self.first_chunk = chunk.slice(..chunk.len().min(room));
         } else {
@@ -90,15 +70,12 @@ impl Heard {
 
     pub(crate) fn capture(self) -> CapturedResponse {
         let (headers, headers_cut) = first_headers(&self.headers);
-        let content_type =
-            self.headers.get(CONTENT_TYPE).filter(|value| value.len() <= MAX_KEPT_HEADER_BYTES);
         // A copy: the chunk may be a small part of a large buffer.
         let body: Bytes = [&self.first_chunk[..], &self.more].concat().into();
         CapturedResponse {
             status: self.status,
             headers,
             headers_cut,
-            content_type: content_type.map(text),
             body_cut: !self.is_complete || body.len() < self.bytes,
             body,
         }
@@ -164,7 +141,7 @@ mod tests {
             sizes in proptest::collection::vec(1_usize..6_000, 0..12),
         ) {
             let body: Vec<u8> = (0_u8..=255).cycle().take(sizes.iter().sum()).collect();
-            let mut heard = Heard::of_head(200, HeaderMap::new());
+            let mut heard = Heard::of_head(200, HeaderMap::new(), Capture::All);
             let mut rest = Bytes::from(body.clone());
             for size in sizes {
                 heard.push(rest.split_to(size));

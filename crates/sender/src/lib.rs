@@ -13,10 +13,7 @@ mod target;
 mod witness;
 
 pub use attempt::{Attempted, Fault, Sender};
-pub use capture::{
-    Capture, CapturedResponse, Exchange, Headers, MAX_KEPT_BODY_BYTES, MAX_KEPT_HEADER_BYTES,
-    MAX_KEPT_HEADERS,
-};
+pub use capture::{Capture, MAX_KEPT_BODY_BYTES, MAX_KEPT_HEADER_BYTES, MAX_KEPT_HEADERS};
 pub use certificate::Certificate;
 pub use dry_run::{Connected, DryRun, FoundAddress, Step, TlsHandshake};
 pub use name_servers::NameServers;

@@ -38,11 +38,11 @@ SELECT g.id, recent.delivered, recent.failed, CASE WHEN recent.attempts = $4 THE
     unfinished.waiting, success.started_at AS last_success_at
 FROM unnest($2::uuid[]) AS g (id)
 CROSS JOIN LATERAL (
-    SELECT count(*) FILTER (WHERE error IS NULL) AS delivered,
-        count(*) FILTER (WHERE error <> 'cancelled' AND next_attempt_at IS NULL) AS failed,
+    SELECT count(*) FILTER (WHERE error IS NULL AND NOT is_test) AS delivered,
+        count(*) FILTER (WHERE error <> 'cancelled' AND next_attempt_at IS NULL AND NOT is_test) AS failed,
         count(*) AS attempts, min(started_at) AS oldest
     FROM (
-        SELECT error, next_attempt_at, started_at FROM delivery_attempts
+        SELECT error, next_attempt_at, started_at, trigger IS NOT DISTINCT FROM 'test' AS is_test FROM delivery_attempts
         WHERE tenant_id = $1 AND webhook_id = g.id AND started_at >= $3 ORDER BY started_at DESC LIMIT $4
     ) newest
 ) recent
@@ -52,7 +52,7 @@ CROSS JOIN LATERAL (
 ) unfinished
 LEFT JOIN LATERAL (
     SELECT started_at FROM delivery_attempts
-    WHERE tenant_id = $1 AND webhook_id = g.id AND error IS NULL ORDER BY started_at DESC LIMIT 1
+    WHERE tenant_id = $1 AND webhook_id = g.id AND error IS NULL AND trigger IS DISTINCT FROM 'test' ORDER BY started_at DESC LIMIT 1
 ) success ON true";
 
 impl Store {

@@ -5,7 +5,8 @@ use domain::{EventId, EventType, Invalid, TenantId, WebhookId};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use crate::{Store, StoreError};
+use crate::exchanges::ExchangeColumns;
+use crate::{AttemptRecord, Store, StoreError, Trigger};
 
 /// An entry of a webhook's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +29,9 @@ pub struct Attempt {
     pub next_attempt_at: Option<DateTime<Utc>>,
     /// What became of the delivery with it.
     pub outcome: AttemptOutcome,
-    /// What made it: `first`, `retry` or `resend`.
+    /// What made it: `retry`, or one of [`Trigger`]'s names.
+    ///
+    /// [`Trigger`]: crate::Trigger
     pub trigger: String,
 }
 
@@ -112,13 +115,23 @@ const LATEST: DateTime<Utc> = match NaiveDate::from_ymd_opt(9999, 12, 31) {
 /// Most attempts that are looked at for one page. A filter that matches few gives pages that are not full.
 const LOOKS_AT: i64 = 20_000;
 
-// The rows come out of the index in order, and no more of them than the page needs.
-const LIST_ATTEMPTS: &str = "-- list_attempts
-SELECT * FROM (
-    SELECT event_id, event_type, attempt, started_at, duration_ms, status_code, error, next_attempt_at,
+/// What [`read_attempt`] reads.
+macro_rules! attempt_columns {
+    () => {
+        "event_id, event_type, attempt, started_at, duration_ms, status_code, error, next_attempt_at,
         CASE WHEN error IS NULL THEN 'delivered' WHEN error = 'cancelled' THEN 'cancelled'
             WHEN next_attempt_at IS NOT NULL THEN 'retrying' ELSE 'failed' END AS outcome,
-        coalesce(trigger, CASE WHEN attempt > 1 THEN 'retry' ELSE 'first' END) AS trigger
+        coalesce(trigger, CASE WHEN attempt > 1 THEN 'retry' ELSE 'first' END) AS trigger"
+    };
+}
+
+// The rows come out of the index in order, and no more of them than the page needs.
+const LIST_ATTEMPTS: &str = concat!(
+    "-- list_attempts
+SELECT * FROM (
+    SELECT ",
+    attempt_columns!(),
+    "
     FROM delivery_attempts
     WHERE tenant_id = $1 AND webhook_id = $2
         AND started_at >= $4 AND started_at <= $5 AND (started_at, event_id) < ($5, $6)
@@ -126,7 +139,31 @@ SELECT * FROM (
 ) looked_at
 WHERE ($8::text IS NULL OR outcome = $8) AND ($9::smallint IS NULL OR coalesce(status_code / 100, 0) = $9)
     AND ($10::text IS NULL OR event_type = $10) AND ($11::text IS NULL OR event_id = $11)
-LIMIT $3";
+LIMIT $3"
+);
+
+const GET_ATTEMPT: &str = concat!(
+    "-- get_attempt
+SELECT ",
+    attempt_columns!(),
+    "
+FROM delivery_attempts WHERE tenant_id = $1 AND webhook_id = $2 AND started_at = $3 AND event_id = $4"
+);
+
+const RECORD_TEST: &str = "-- record_test
+WITH exchange AS (
+    INSERT INTO attempt_exchanges (tenant_id, webhook_id, event_id, started_at, request_headers, response_status,
+        response_headers, response_body, headers_cut, body_cut, explanation)
+    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::text[], $6::smallint[],
+        $7::text[], $8::bytea[], $9::boolean[], $10::boolean[], $11::text[])
+    ON CONFLICT DO NOTHING
+)
+INSERT INTO delivery_attempts (tenant_id, webhook_id, event_id, event_day, event_type, attempt, started_at, duration_ms,
+    status_code, error, trigger)
+VALUES ($12, $13, $14, $15, $16, 1, $17, $18, $19, $20, $21)";
+
+const HAS_ATTEMPTS: &str = "-- has_attempts
+SELECT EXISTS (SELECT FROM delivery_attempts WHERE tenant_id = $1 AND webhook_id = $2)";
 
 const LAST_LOOKED_AT: &str = "-- last_attempt_looked_at
 SELECT started_at, event_id FROM delivery_attempts
@@ -184,10 +221,55 @@ impl Store {
         let next = last.as_ref().map(read_cursor).transpose()?;
         Ok(AttemptPage { attempts, next })
     }
+
+    /// Whether there is a history of a webhook: that of one that is gone is kept like any other.
+    pub async fn has_attempts(&self, tenant: TenantId, webhook: WebhookId) -> Result<bool, StoreError> {
+        let client = self.connection().await?;
+        let statement = client.prepare_cached(HAS_ATTEMPTS).await?;
+        Ok(client.query_one(&statement, &[&tenant.0, &webhook.0]).await?.get(0))
+    }
+
+    /// Writes a test down. It is of no delivery, so nothing follows from it.
+    pub async fn record_test(&self, test: &AttemptRecord) -> Result<(), StoreError> {
+        let exchanges = ExchangeColumns::of(std::slice::from_ref(test));
+        let status_code = test.status_code.and_then(|status| i16::try_from(status).ok());
+        let duration_ms = i32::try_from(test.duration_ms).unwrap_or(i32::MAX);
+        let attempt: [&(dyn ToSql + Sync); 10] = [
+            &test.tenant_id.0,
+            &test.key.webhook_id.0,
+            &test.key.event_id.as_str(),
+            &test.key.event_day,
+            &test.event_type.as_str(),
+            &test.started_at,
+            &duration_ms,
+            &status_code,
+            &test.error,
+            &Trigger::Test.code(),
+        ];
+        let parameters = [&exchanges.parameters()[..], &attempt].concat();
+        let client = self.connection().await?;
+        client.execute(&client.prepare_cached(RECORD_TEST).await?, &parameters).await?;
+        Ok(())
+    }
+
+    /// One attempt of a webhook.
+    pub async fn attempt(
+        &self,
+        tenant: TenantId,
+        webhook: WebhookId,
+        attempt: &AttemptCursor,
+    ) -> Result<Option<Attempt>, StoreError> {
+        let client = self.connection().await?;
+        let statement = client.prepare_cached(GET_ATTEMPT).await?;
+        let parameters: [&(dyn ToSql + Sync); 4] =
+            [&tenant.0, &webhook.0, &attempt.started_at, &attempt.event_id.as_str()];
+        client.query_opt(&statement, &parameters).await?.as_ref().map(read_attempt).transpose()
+    }
 }
 
 impl Attempt {
-    fn cursor(&self) -> AttemptCursor {
+    /// Its place in the history, which names it.
+    pub fn cursor(&self) -> AttemptCursor {
         AttemptCursor { started_at: self.started_at, event_id: self.event_id.clone() }
     }
 }

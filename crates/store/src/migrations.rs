@@ -45,6 +45,7 @@ const MIGRATIONS: &[Migration] = &migrations![
     "0013_api_keys",
     "0014_audit_log",
     "0015_publishing",
+    "0016_exchanges",
 ];
 
 /// The version of the schema that this build needs.

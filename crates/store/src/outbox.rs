@@ -5,7 +5,7 @@ use ring::digest::{SHA256, digest};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use crate::{AttemptRecord, Lease, Store, StoreError};
+use crate::{AttemptRecord, Lease, Store, StoreError, Trigger};
 
 /// What there is to tell, and whether a webhook of the tenant's wants to hear it.
 #[derive(Debug, Clone)]
@@ -62,7 +62,8 @@ pub(crate) async fn announce(
 /// What a failed attempt tells of, if it was the last one of its delivery.
 pub(crate) fn exhausted(attempt: &AttemptRecord) -> Option<DomainEvent> {
     let error = attempt.error.filter(|error| *error != "cancelled")?;
-    if attempt.next_attempt_at.is_some() || attempt.event_type.is_about_deliveries() {
+    let is_test = attempt.trigger == Some(Trigger::Test);
+    if attempt.next_attempt_at.is_some() || attempt.event_type.is_about_deliveries() || is_test {
         return None;
     }
     let delivery = FailedDelivery {

@@ -3,7 +3,7 @@ use chrono::{Days, NaiveDate};
 use crate::{Store, StoreError};
 
 /// Tables that have a partition for each day.
-pub(crate) const PARTITIONED: [&str; 2] = ["events", "delivery_attempts"];
+pub(crate) const PARTITIONED: [&str; 3] = ["events", "delivery_attempts", "attempt_exchanges"];
 
 /// What the upkeep of partitions did and found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,7 +27,8 @@ SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 WHERE i.inhparent = $1::text::regclass AND c.relname <> $1 || '_default'";
 
 const DEFAULT_IN_USE: &str = "-- default_partitions_in_use
-SELECT EXISTS (SELECT FROM events_default) OR EXISTS (SELECT FROM delivery_attempts_default)";
+SELECT EXISTS (SELECT FROM events_default) OR EXISTS (SELECT FROM delivery_attempts_default)
+    OR EXISTS (SELECT FROM attempt_exchanges_default)";
 
 impl Store {
     /// Makes the partitions from `today - 1` to `today + days_ahead`, and drops those of days more than

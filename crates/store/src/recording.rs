@@ -1,9 +1,11 @@
 use chrono::{DateTime, Utc};
 use deadpool_postgres::GenericClient;
-use domain::{DomainEvent, EventType, TenantId};
+use domain::{DomainEvent, EventType, Exchange, TenantId};
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::deliveries::DeliveryKey;
+use crate::exchanges::ExchangeColumns;
 use crate::{BatchId, Store, StoreError, outbox};
 
 /// A row for the history.
@@ -29,20 +31,32 @@ pub struct AttemptRecord {
     pub next_attempt_at: Option<DateTime<Utc>>,
     /// What made it, where its number does not tell.
     pub trigger: Option<Trigger>,
+    /// What was said on both sides, if that is kept.
+    pub exchange: Option<Box<Exchange>>,
 }
 
-/// What made an attempt that is neither the first of a delivery nor a retry.
+/// What made an attempt. A retry has none, nor has the first attempt of a delivery that was made straight from its hand-over:
+/// nearly all are of these, and their number tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {
-    /// The delivery was asked for again.
+    /// The first attempt of a delivery that had waited for it as a row.
+    First,
+    /// The delivery was asked for again, by itself.
     Resend,
+    /// The tenant tried its webhook out.
+    Test,
+    /// No attempt: the tenant cancelled the delivery.
+    Cancel,
 }
 
 impl Trigger {
     /// The name the API shows and the database keeps.
     pub fn code(self) -> &'static str {
         match self {
+            Self::First => "first",
             Self::Resend => "resend",
+            Self::Test => "test",
+            Self::Cancel => "cancel",
         }
     }
 }
@@ -114,7 +128,12 @@ impl Batch {
 //
 // Rows are looked up one by one, by subqueries that give a value: for EXISTS and for joins the planner can decide to read all
 // of a table instead.
-const RECORD: &str = "-- record
+macro_rules! record {
+    ($name:literal, $exchanges:literal) => {
+        concat!(
+            "-- ",
+            $name,
+            "
 WITH attempts AS (
     INSERT INTO delivery_attempts (tenant_id, webhook_id, event_id, event_day, event_type, attempt, started_at,
         duration_ms, status_code, error, next_attempt_at, trigger)
@@ -141,8 +160,27 @@ WITH attempts AS (
         SELECT (SELECT d.ctid FROM deliveries d
             WHERE d.webhook_id = g.webhook_id AND d.event_id = g.event_id AND d.event_day = g.event_day)
         FROM unnest($20::uuid[], $21::text[], $22::date[]) AS g (webhook_id, event_id, event_day)))
-)
-DELETE FROM open_batches WHERE id = ANY($23) AND leased_by = $25";
+)",
+            $exchanges,
+            "
+DELETE FROM open_batches WHERE id = ANY($23) AND leased_by = $25"
+        )
+    };
+}
+
+const RECORD: &str = record!("record", "");
+
+/// For batches with attempts of which more is kept; those that succeed need none of this.
+const RECORD_WITH_EXCHANGES: &str = record!(
+    "record_with_exchanges",
+    ", exchanges AS (
+    INSERT INTO attempt_exchanges (tenant_id, webhook_id, event_id, started_at, request_headers, response_status,
+        response_headers, response_body, headers_cut, body_cut, explanation)
+    SELECT * FROM unnest($27::uuid[], $28::uuid[], $29::text[], $30::timestamptz[], $31::text[], $32::smallint[],
+        $33::text[], $34::bytea[], $35::boolean[], $36::boolean[], $37::text[])
+    ON CONFLICT DO NOTHING
+)"
+);
 
 impl Store {
     /// Writes a batch of results of `holder`'s down, all or nothing.
@@ -164,40 +202,41 @@ async fn write(client: &impl GenericClient, batch: &Batch, holder: Uuid) -> Resu
     let attempts = &batch.attempts;
     let parked = &batch.parked;
     let finished = &batch.finished;
-    let statement = client.prepare_cached(RECORD).await?;
-    client
-        .execute(
-            &statement,
-            &[
-                &column(attempts, |a| a.tenant_id.0),
-                &column(attempts, |a| a.key.webhook_id.0),
-                &column(attempts, |a| a.key.event_id.as_str()),
-                &column(attempts, |a| a.key.event_day),
-                &column(attempts, |a| a.event_type.as_str()),
-                &column(attempts, |a| to_integer(a.attempt)),
-                &column(attempts, |a| a.started_at),
-                &column(attempts, |a| to_integer(a.duration_ms)),
-                &column(attempts, |a| a.status_code.and_then(|status| i16::try_from(status).ok())),
-                &column(attempts, |a| a.error),
-                &column(attempts, |a| a.next_attempt_at),
-                &column(parked, |p| p.tenant_id.0),
-                &column(parked, |p| p.key.webhook_id.0),
-                &column(parked, |p| p.key.event_id.as_str()),
-                &column(parked, |p| p.key.event_day),
-                &column(parked, |p| p.accepted_at),
-                &column(parked, |p| to_integer(p.attempts)),
-                &column(parked, |p| p.due_at),
-                &column(parked, |p| p.leased_by),
-                &column(finished, |key| key.webhook_id.0),
-                &column(finished, |key| key.event_id.as_str()),
-                &column(finished, |key| key.event_day),
-                &batch.settled,
-                &column(parked, |p| p.batch),
-                &holder,
-                &column(attempts, |a| a.trigger.map(Trigger::code)),
-            ],
-        )
-        .await?;
+    let results: [&(dyn ToSql + Sync); 26] = [
+        &column(attempts, |a| a.tenant_id.0),
+        &column(attempts, |a| a.key.webhook_id.0),
+        &column(attempts, |a| a.key.event_id.as_str()),
+        &column(attempts, |a| a.key.event_day),
+        &column(attempts, |a| a.event_type.as_str()),
+        &column(attempts, |a| to_integer(a.attempt)),
+        &column(attempts, |a| a.started_at),
+        &column(attempts, |a| to_integer(a.duration_ms)),
+        &column(attempts, |a| a.status_code.and_then(|status| i16::try_from(status).ok())),
+        &column(attempts, |a| a.error),
+        &column(attempts, |a| a.next_attempt_at),
+        &column(parked, |p| p.tenant_id.0),
+        &column(parked, |p| p.key.webhook_id.0),
+        &column(parked, |p| p.key.event_id.as_str()),
+        &column(parked, |p| p.key.event_day),
+        &column(parked, |p| p.accepted_at),
+        &column(parked, |p| to_integer(p.attempts)),
+        &column(parked, |p| p.due_at),
+        &column(parked, |p| p.leased_by),
+        &column(finished, |key| key.webhook_id.0),
+        &column(finished, |key| key.event_id.as_str()),
+        &column(finished, |key| key.event_day),
+        &batch.settled,
+        &column(parked, |p| p.batch),
+        &holder,
+        &column(attempts, |a| a.trigger.map(Trigger::code)),
+    ];
+    if attempts.iter().all(|attempt| attempt.exchange.is_none()) {
+        client.execute(&client.prepare_cached(RECORD).await?, &results).await?;
+        return Ok(());
+    }
+    let exchanges = ExchangeColumns::of(attempts);
+    let parameters = [&results[..], &exchanges.parameters()].concat();
+    client.execute(&client.prepare_cached(RECORD_WITH_EXCHANGES).await?, &parameters).await?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
+use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
-use chrono::{DateTime, TimeDelta, Utc};
-use domain::{Invalid, Scope, parse_occurred_at};
+use chrono::TimeDelta;
+use domain::{Invalid, Scope, TenantId, WebhookId};
 use serde::{Deserialize, Serialize};
 use store::{Attempt, AttemptFilter};
 use utoipa::{IntoParams, ToSchema};
@@ -8,18 +9,20 @@ use utoipa::{IntoParams, ToSchema};
 use crate::auth::Authenticated;
 use crate::body::{FieldErrors, Query};
 use crate::cursor;
-use crate::envelope::{Failure, Page, page};
-use crate::error::ApiError;
+use crate::envelope::{Failure, Page, Success, page, success};
+use crate::error::{ApiError, Code};
+use crate::routes::paging::{parse_limit, parse_time};
+use crate::routes::webhooks::exchange::{HeaderView, ResponseView, views};
 use crate::routes::webhooks::{parse_id, timestamp};
 use crate::state::State;
-
-const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 100;
 
 /// A delivery attempt.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HistoryEntry {
+    /// Names the attempt: `GET …/history/{attemptId}` shows what was said.
+    #[schema(example = "MTc4MDEzNTIwMDAwMDAwMC5ldnRfMDE5MGMwZmZlZQ")]
+    id: String,
     /// The type of the event.
     #[schema(example = "message.received")]
     event: String,
@@ -33,13 +36,14 @@ pub(crate) struct HistoryEntry {
     event_id: String,
     /// 1 is the first attempt.
     attempt: i32,
-    /// What made it: `first`, `retry`, or `resend` for the first attempt of a delivery that was asked for again.
+    /// What made it: `first`; `retry`; `resend` for the first attempt of a delivery that was asked for again; `test`; or `cancel`
+    /// where the delivery was cancelled by request.
     #[schema(example = "first")]
     trigger: String,
     /// How long it took, in milliseconds.
     duration_ms: i32,
     /// What became of the delivery with it: `delivered`; `retrying`: it failed and is tried again; `failed` for good; or
-    /// `cancelled` without a request, because the webhook was deleted or switched off.
+    /// `cancelled` without a request, because that was asked for, or the webhook was deleted or switched off.
     #[schema(example = "delivered")]
     outcome: &'static str,
     /// Why it failed: `status`, `gone`, `timeout`, `dns`, `address_refused`, `connect`, `tls`, `protocol` or
@@ -48,6 +52,28 @@ pub(crate) struct HistoryEntry {
     /// When it is tried again; null when it is not.
     #[schema(format = DateTime)]
     next_attempt_at: Option<String>,
+}
+
+/// A delivery attempt, and what was said.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct HistoryDetail {
+    #[serde(flatten)]
+    entry: HistoryEntry,
+    /// Null where it is not kept: it is of attempts that failed, and of tests. The body is that of the event.
+    request: Option<SentRequest>,
+    /// Null too when not even the head of an answer came. Of its body, at most 4 KiB are kept.
+    response: Option<ResponseView>,
+    /// Why no complete answer came, for people.
+    #[schema(example = "connection refused")]
+    explanation: Option<String>,
+}
+
+/// The request of an attempt.
+#[derive(Serialize, ToSchema)]
+struct SentRequest {
+    /// As they were sent; the values of the webhook's own headers are not kept.
+    headers: Vec<HeaderView>,
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -80,7 +106,8 @@ pub(crate) struct HistoryQuery {
 
 /// Delivery history
 ///
-/// View delivery attempts and HTTP response codes, newest first. A page looks at no more than 20,000 attempts, so one whose
+/// View delivery attempts and HTTP response codes, newest first; also of a webhook that was deleted, for as long as they are kept.
+/// Tests are among them. A page looks at no more than 20,000 attempts, so one whose
 /// filter matches few may not be full, or even empty, while a `nextCursor` says that older ones follow. Scope `webhooks:read`.
 #[utoipa::path(
     get,
@@ -111,20 +138,62 @@ pub(crate) async fn list(
     let (Some(limit), Some(after), true) = (limit, after, errors.is_empty()) else {
         return Err(errors.into_error());
     };
-    if state.store.webhook(tenant, id).await?.is_none() {
-        return Err(ApiError::webhook_not_found());
-    }
     let found = state.store.attempts(tenant, id, &filter, limit, after.as_ref()).await?;
+    if found.attempts.is_empty() {
+        check_is_known(&state, tenant, id).await?;
+    }
     let next_cursor = found.next.as_ref().map(cursor::encode);
     Ok(page(found.attempts.into_iter().map(HistoryEntry::from).collect(), next_cursor))
 }
 
-fn parse_limit(text: Option<&str>) -> Result<usize, Invalid> {
-    let Some(text) = text else { return Ok(DEFAULT_LIMIT) };
-    match text.parse() {
-        Ok(limit @ 1..=MAX_LIMIT) => Ok(limit),
-        _ => Err(Invalid::new(format!("limit must be a whole number from 1 to {MAX_LIMIT}"))),
-    }
+/// Get attempt
+///
+/// One attempt of the history with the headers that were sent and, as far as it came and is kept, the answer. These are kept of
+/// attempts that fail and of tests; while many failures wait to be written down, some are without. Scope `webhooks:read`.
+#[utoipa::path(
+    get,
+    path = "/api/webhooks/{id}/history/{attemptId}",
+    tag = "Webhooks",
+    security(("bearer" = [])),
+    params(
+        ("id" = String, Path, format = Uuid, description = "Webhook UUID"),
+        ("attemptId" = String, Path, description = "The attempt: an `id` of the history"),
+    ),
+    responses(
+        (status = 200, description = "The attempt", body = Success<HistoryDetail>),
+        (status = 401, description = "`UNAUTHORIZED`", body = Failure),
+        (status = 403, description = "`FORBIDDEN`", body = Failure),
+        (status = 404, description = "`NOT_FOUND`: no such attempt (any more)", body = Failure),
+    ),
+)]
+pub(crate) async fn get(
+    caller: Authenticated,
+    state: web::Data<State>,
+    path: web::Path<(String, String)>,
+) -> Result<HttpResponse, ApiError> {
+    let tenant = caller.may(Scope::WebhooksRead)?;
+    let (id, attempt_id) = path.into_inner();
+    let id = parse_id(&id)?;
+    let not_found = || ApiError::new(Code::NotFound, "Attempt not found");
+    let place = cursor::decode(&attempt_id).map_err(|_| not_found())?;
+    let attempt = state.store.attempt(tenant, id, &place).await?.ok_or_else(not_found)?;
+    let exchange = state.store.exchange(tenant, id, &place).await?;
+    let (request, response, explanation) = match exchange {
+        Some(kept) => {
+            let request = SentRequest { headers: views(kept.request_headers) };
+            (Some(request), kept.response.map(ResponseView::new), kept.explanation)
+        }
+        None => (None, None, None),
+    };
+    let entry = HistoryEntry::from(attempt);
+    Ok(success(StatusCode::OK, HistoryDetail { entry, request, response, explanation }))
+}
+
+/// A webhook that is gone is known by its history.
+async fn check_is_known(state: &State, tenant: TenantId, id: WebhookId) -> Result<(), ApiError> {
+    let is_known =
+        state.store.webhook(tenant, id).await?.is_some() || state.store.has_attempts(tenant, id).await?;
+    if is_known { Ok(()) } else { Err(ApiError::webhook_not_found()) }
 }
 
 fn parse_filter(errors: &mut FieldErrors, query: &HistoryQuery) -> AttemptFilter {
@@ -159,15 +228,11 @@ fn parse_code_class(text: &str) -> Result<i16, Invalid> {
     }
 }
 
-fn parse_time(field: &str, text: &str) -> Result<DateTime<Utc>, Invalid> {
-    parse_occurred_at(text)
-        .map_err(|_| Invalid::new(format!("{field} must be an RFC 3339 time, like 2026-05-30T10:00:00Z")))
-}
-
 impl From<Attempt> for HistoryEntry {
     fn from(attempt: Attempt) -> Self {
         let ended_at = attempt.started_at + TimeDelta::milliseconds(attempt.duration_ms.into());
         Self {
+            id: cursor::encode(&attempt.cursor()),
             event: attempt.event_type,
             status_code: attempt.status_code,
             delivered_at: timestamp(ended_at),

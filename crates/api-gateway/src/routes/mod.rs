@@ -3,10 +3,12 @@
 pub(crate) mod api_keys;
 pub(crate) mod audit_log;
 pub(crate) mod event_batches;
+pub(crate) mod event_deliveries;
 pub(crate) mod event_previews;
 pub(crate) mod event_types;
 pub(crate) mod events;
 pub(crate) mod history;
+pub(crate) mod paging;
 pub(crate) mod plans;
 pub(crate) mod stored_events;
 pub(crate) mod tenants;
@@ -127,7 +129,40 @@ pub(crate) fn all(app: &mut ServiceConfig) {
             .route(web::get().to(audit_log::list))
             .default_service(web::to(async || not_allowed("GET, HEAD"))),
     )
+    .configure(deliveries)
     .configure(administration);
+}
+
+fn deliveries(app: &mut ServiceConfig) {
+    app.service(
+        web::resource("/api/webhooks/{id}/history/{attemptId}")
+            .route(web::get().to(history::get))
+            .route(web::head().to(history::get))
+            .default_service(web::to(async || not_allowed("GET, HEAD"))),
+    )
+    .service(
+        web::resource("/api/webhooks/{id}/statistics")
+            .route(web::get().to(webhooks::statistics::get))
+            .route(web::head().to(webhooks::statistics::get))
+            .default_service(web::to(async || not_allowed("GET, HEAD"))),
+    )
+    .service(
+        web::resource("/api/webhooks/{id}/deliveries")
+            .route(web::get().to(webhooks::deliveries::list))
+            .route(web::head().to(webhooks::deliveries::list))
+            .default_service(web::to(async || not_allowed("GET, HEAD"))),
+    )
+    .service(
+        web::resource("/api/webhooks/{id}/deliveries/{eventId}/cancel")
+            .route(web::post().to(webhooks::deliveries::cancel))
+            .default_service(web::to(async || not_allowed("POST"))),
+    )
+    .service(
+        web::resource("/api/events/{id}/deliveries")
+            .route(web::get().to(event_deliveries::list))
+            .route(web::head().to(event_deliveries::list))
+            .default_service(web::to(async || not_allowed("GET, HEAD"))),
+    );
 }
 
 fn administration(app: &mut ServiceConfig) {

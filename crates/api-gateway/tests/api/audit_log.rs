@@ -68,6 +68,7 @@ async fn every_route_that_changes_something_leaves_an_entry() {
         ("GET /api/webhooks/{id}/secret", &nothing, "webhook.secret_read", &id),
         ("POST /api/webhooks/{id}/test", &nothing, "webhook.tested", &id),
         ("POST /api/webhooks/{id}/deliveries/{eventId}/resend", &nothing, "delivery.resent", event),
+        ("POST /api/webhooks/{id}/deliveries/{eventId}/cancel", &nothing, "delivery.cancelled", event),
         ("DELETE /api/webhooks/{id}", &nothing, "webhook.deleted", &id),
         ("PUT /api/plans/{name}", &json!({"maxWebhooks": 3}), "plan.put", "team"),
         ("PUT /api/tenants/{id}", &json!({"plan": "team"}), "tenant.put", &tenant),

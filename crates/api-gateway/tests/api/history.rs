@@ -27,6 +27,7 @@ fn attempt(api: &TestApi, webhook: &str, number: u32) -> AttemptRecord {
         error: None,
         next_attempt_at: None,
         trigger: None,
+        exchange: None,
     }
 }
 
@@ -41,9 +42,11 @@ async fn an_attempt_shows_event_status_code_and_delivered_at_as_in_the_contract(
     let webhook = api.create_webhook("https://example.com/").await;
     record(&api, vec![attempt(&api, &webhook, 0)]).await;
     let answer = api.get(&format!("/api/webhooks/{webhook}/history")).await;
+    let id = answer.body["data"][0]["id"].as_str().unwrap();
     assert_eq!(
         answer.body["data"],
         json!([{
+            "id": id,
             "event": "message.received",
             "statusCode": 200,
             "deliveredAt": "2026-05-30T10:00:00.000Z",

@@ -5,6 +5,7 @@ mod api_keys;
 mod audit_log;
 mod auth;
 mod contract;
+mod deliveries;
 mod docs;
 mod errors;
 mod event_batches;

@@ -126,6 +126,7 @@ async fn a_webhook_shows_its_last_success_and_what_became_of_its_deliveries() {
         error,
         next_attempt_at: next,
         trigger: None,
+        exchange: None,
     };
     let attempts = vec![
         attempt(1, 40, None, None),

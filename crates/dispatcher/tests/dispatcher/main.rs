@@ -4,6 +4,7 @@
 mod crashes;
 mod delivering;
 mod domain_events;
+mod exchanges;
 mod filters;
 mod gates;
 mod helpers;

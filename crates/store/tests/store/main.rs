@@ -260,7 +260,7 @@ async fn partitions_are_made_ahead_take_up_the_default_and_go_with_retention() {
     );
 
     let report = store.maintain_partitions(far.date_naive(), 2, 30).await.unwrap();
-    assert_eq!(report.created, 8, "yesterday to two days ahead, of two tables");
+    assert_eq!(report.created, 12, "yesterday to two days ahead, of three tables");
     assert!(report.dropped > 0 && report.default_in_use, "whoever is to know that it was missing is told");
     assert_eq!(database.count("SELECT count(*) FROM events_default").await, 0);
     assert_eq!(database.count("SELECT count(*) FROM events WHERE id = 'late'").await, 1, "moved, not lost");
@@ -301,6 +301,7 @@ async fn the_audit_finds_exactly_the_lost_deliveries_and_repairs_them() {
         error,
         next_attempt_at,
         trigger: None,
+        exchange: None,
     };
     let later = Some(now + TimeDelta::seconds(5));
     let parked = Parked {

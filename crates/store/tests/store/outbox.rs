@@ -31,6 +31,7 @@ async fn a_final_failure_that_is_written_twice_is_told_once_and_other_attempts_a
         error,
         next_attempt_at,
         trigger: None,
+        exchange: None,
     };
     let attempts = vec![
         attempt("delivered", "message.sent", None, None),

@@ -40,6 +40,7 @@ async fn round(store: &Store, tenant: TenantId, [webhook, draining]: [WebhookId;
         error: Some("status"),
         next_attempt_at: Some(now),
         trigger: None,
+        exchange: None,
     };
     let parked = Parked {
         key: key.clone(),

@@ -2,13 +2,13 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use sender::{CapturedResponse, Headers};
+use domain::{CapturedResponse, Headers};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 /// The request of an attempt.
 #[derive(Serialize, ToSchema)]
-pub(super) struct RequestView {
+pub(crate) struct RequestView {
     #[schema(example = "POST")]
     method: &'static str,
     #[schema(example = "https://api.yourapp.com/webhooks/actiwapi")]
@@ -21,14 +21,14 @@ pub(super) struct RequestView {
 /// The answer of a receiver, within limits.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct ResponseView {
+pub(crate) struct ResponseView {
     #[schema(example = 200)]
     status_code: u16,
     /// At most 64, of 8 KiB in all.
     headers: Vec<HeaderView>,
     /// Whether there were more.
     headers_truncated: bool,
-    /// At most 16 KiB.
+    /// At most 16 KiB of a test, 4 KiB in the history.
     body: String,
     body_encoding: BodyEncoding,
     /// Whether there was more, or the answer broke off.
@@ -37,7 +37,7 @@ pub(super) struct ResponseView {
 
 /// A header of a request or an answer.
 #[derive(Serialize, ToSchema)]
-pub(super) struct HeaderView {
+pub(crate) struct HeaderView {
     #[schema(example = "content-type")]
     name: String,
     #[schema(example = "application/json")]
@@ -55,14 +55,14 @@ enum BodyEncoding {
 }
 
 impl RequestView {
-    pub(super) fn new(url: &str, headers: Headers, body: &[u8]) -> Self {
+    pub(crate) fn new(url: &str, headers: Headers, body: &[u8]) -> Self {
         let body = String::from_utf8_lossy(body).into_owned();
         Self { method: "POST", url: url.to_owned(), headers: views(headers), body }
     }
 }
 
 impl ResponseView {
-    pub(super) fn new(response: CapturedResponse) -> Self {
+    pub(crate) fn new(response: CapturedResponse) -> Self {
         let (body, body_encoding) = body_text(&response.body, response.body_cut);
         Self {
             status_code: response.status,
@@ -75,7 +75,7 @@ impl ResponseView {
     }
 }
 
-fn views(headers: Headers) -> Vec<HeaderView> {
+pub(crate) fn views(headers: Headers) -> Vec<HeaderView> {
     headers.into_iter().map(|(name, value)| HeaderView { name, value }).collect()
 }
 

@@ -3,7 +3,8 @@
 pub(crate) mod change;
 pub(crate) mod create;
 pub(crate) mod delete;
-mod exchange;
+pub(crate) mod deliveries;
+pub(crate) mod exchange;
 pub(crate) mod filter_test;
 pub(crate) mod pause;
 pub(crate) mod read;
@@ -11,6 +12,7 @@ pub(crate) mod resend;
 pub(crate) mod retry_schedule;
 pub(crate) mod secret;
 mod settings;
+pub(crate) mod statistics;
 pub(crate) mod test;
 pub(crate) mod url;
 mod view;

@@ -10,7 +10,8 @@ use sender::{Attempted, Capture, Fault, Target};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
-use tracing::error;
+use store::{AttemptRecord, DeliveryKey, Trigger};
+use tracing::{error, warn};
 use utoipa::ToSchema;
 
 use super::exchange::{RequestView, ResponseView};
@@ -89,7 +90,7 @@ struct TestError {
 ///
 /// Sends the webhook one event that is made up, under the rules of every delivery (address guard, deadline, headers,
 /// signature), and shows what was said on both sides. Also where the webhook is off or paused. Tried once; it counts neither
-/// for the webhook's health nor as an event. At most one test of a webhook at a time, and ten a minute of a tenant through each
+/// for the webhook's health nor as an event, and is in the history with the trigger `test`. At most one test of a webhook at a time, and ten a minute of a tenant through each
 /// gateway. With `sessionId` it is a live test through that session: Postrider learns the state of sessions from the events
 /// `session.connected` and `session.disconnected`, of which the one that occurred last counts. Scope `webhooks:write`.
 #[utoipa::path(
@@ -154,7 +155,38 @@ async fn make(
         };
         ApiError::new(Code::ServiceUnavailable, message)
     })?;
-    Ok(TestResult::new(&target.webhook, event, attempted, now))
+    if let Err(error) = state.store.record_test(&record(&target.webhook, event, &attempted, now)).await {
+        // It was made, and its caller sees what it came to.
+        warn!(%error, "a test is not in the history");
+    }
+    let body = state.sender.body(&target, event);
+    Ok(TestResult::new(&target.webhook, event, &body, attempted, now))
+}
+
+/// The test as the history has it.
+fn record(
+    webhook: &Webhook,
+    event: &Event,
+    attempted: &Attempted,
+    started_at: DateTime<Utc>,
+) -> AttemptRecord {
+    AttemptRecord {
+        key: DeliveryKey {
+            webhook_id: webhook.id,
+            event_id: event.id.clone(),
+            event_day: started_at.date_naive(),
+        },
+        tenant_id: webhook.tenant_id,
+        event_type: event.event_type.clone(),
+        attempt: 1,
+        started_at,
+        duration_ms: u32::try_from(attempted.duration.as_millis()).unwrap_or(u32::MAX),
+        status_code: attempted.status_code,
+        error: attempted.outcome.cause().map(Cause::code),
+        next_attempt_at: None,
+        trigger: Some(Trigger::Test),
+        exchange: attempted.exchange.clone().map(|exchange| Box::new(exchange.for_history())),
+    }
 }
 
 async fn parse_test(
@@ -215,13 +247,17 @@ async fn check_session(state: &State, tenant: TenantId, session: &SessionId) -> 
 }
 
 impl TestResult {
-    fn new(webhook: &Webhook, event: &Event, attempted: Attempted, started_at: DateTime<Utc>) -> Self {
+    fn new(
+        webhook: &Webhook,
+        event: &Event,
+        body: &[u8],
+        attempted: Attempted,
+        started_at: DateTime<Utc>,
+    ) -> Self {
         let exchange = attempted.exchange.map(|exchange| *exchange);
-        let (headers, body, response, explanation) = match exchange {
-            Some(exchange) => {
-                (exchange.request_headers, exchange.request_body, exchange.response, exchange.explanation)
-            }
-            None => (Vec::new(), event.body.clone(), None, None),
+        let (headers, response, explanation) = match exchange {
+            Some(exchange) => (exchange.request_headers, exchange.response, exchange.explanation),
+            None => (Vec::new(), None, None),
         };
         let error = attempted.outcome.cause().map(|cause| TestError {
             class: cause.code(),
@@ -236,7 +272,7 @@ impl TestResult {
             },
             started_at: timestamp(started_at),
             duration_ms: u64::try_from(attempted.duration.as_millis()).unwrap_or(u64::MAX),
-            request: RequestView::new(webhook.url.as_str(), headers, &body),
+            request: RequestView::new(webhook.url.as_str(), headers, body),
             response: response.map(ResponseView::new),
             error,
         }
