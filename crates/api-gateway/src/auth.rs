@@ -89,9 +89,7 @@ async fn authenticate(request: &HttpRequest) -> Result<(Caller, web::Data<State>
     let state =
         request.app_data::<web::Data<State>>().ok_or_else(|| unauthorized("The server is not set up"))?;
     let caller = match credential(request).map_err(unauthorized)? {
-        Credential::Token(token) => {
-            state.verifier.verify(token).map_err(|error| unauthorized(capitalised(&error.to_string())))?
-        }
+        Credential::Token(token) => state.token_keys.verify(token).await?,
         Credential::ApiKey(key) => state.api_keys.verify(key).await?,
     };
     Ok((caller, state.clone()))
@@ -144,9 +142,4 @@ impl From<KeyRefusal> for ApiError {
             KeyRefusal::Unknown(error) => error.into(),
         }
     }
-}
-
-fn capitalised(sentence: &str) -> String {
-    let mut characters = sentence.chars();
-    characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
 }

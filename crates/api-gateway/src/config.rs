@@ -8,17 +8,23 @@ use domain::{EventLinks, RetrySchedule, UrlPolicy};
 use sender::NameServers;
 use service::settings::{ConfigError, Setting, Settings};
 use service::telemetry::LogFormat;
-use service::values::{self, Count, JwtSecret, Milliseconds, Text};
+use service::values::{self, Count, Milliseconds, Perhaps, Text};
 use store::{Keyring, Store};
 
 use crate::http::client::{ForwardedHeader, Proxies, TrustedProxies};
 use crate::http::cors::Origins;
 use crate::schema::SchemaValidation;
+use crate::token_keys::{JwksUrl, TokenKeyConfig};
 
 const ENCRYPTION_KEYS: Setting = values::encryption_keys::<Keyring>();
 const DNS_SERVERS: Setting = values::dns_servers::<NameServers>();
 const HTTP_ADDRESS: Setting =
     Setting::optional::<SocketAddr>("http_address", "0.0.0.0:8080", "where the REST API is served");
+const JWT_JWKS_URL: Setting = Setting::optional::<Perhaps<JwksUrl>>(
+    "jwt_jwks_url",
+    "",
+    "where the keys of access tokens are served as a JSON Web Key Set: https, or http on this machine; read every 5 minutes, and for a key that is not known",
+);
 const TENANT_AUTO_CREATE: Setting = Setting::optional::<bool>(
     "tenant_auto_create",
     "true",
@@ -57,11 +63,13 @@ const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<1, 100>>(
 );
 
 /// Every setting of the gateway.
-pub const SETTINGS: [Setting; 26] = [
+pub const SETTINGS: [Setting; 28] = [
     values::DATABASE_URL,
     values::AMQP_URL,
     values::AMQP_PREFIX,
     values::JWT_SECRET,
+    values::JWT_JWKS_FILE,
+    JWT_JWKS_URL,
     values::JWT_ISSUER,
     values::JWT_AUDIENCE,
     ENCRYPTION_KEYS,
@@ -96,8 +104,8 @@ pub struct Config {
     pub broker: BrokerConfig,
     /// How long an event waits for the broker's confirm.
     pub publish_timeout: Duration,
-    /// The key of access tokens.
-    pub jwt_secret: JwtSecret,
+    /// Where the keys of access tokens come from.
+    pub token_keys: TokenKeyConfig,
     /// Who issues access tokens.
     pub jwt_issuer: String,
     /// Whom access tokens are for.
@@ -156,7 +164,7 @@ impl ProcessConfig {
             store,
             broker,
             publish_timeout: settings.get::<Milliseconds>(&PUBLISH_TIMEOUT_MS)?.0,
-            jwt_secret: settings.get(&values::JWT_SECRET)?,
+            token_keys: token_keys(&settings)?,
             jwt_issuer: settings.get::<Text>(&values::JWT_ISSUER)?.0,
             jwt_audience: settings.get::<Text>(&values::JWT_AUDIENCE)?.0,
             tenant_auto_create: settings.get(&TENANT_AUTO_CREATE)?,
@@ -181,4 +189,20 @@ impl ProcessConfig {
             gateway,
         })
     }
+}
+
+fn token_keys(settings: &Settings) -> Result<TokenKeyConfig, ConfigError> {
+    let file: String = settings.get(&values::JWT_JWKS_FILE)?;
+    let keys = TokenKeyConfig {
+        secret: settings.get::<Perhaps<_>>(&values::JWT_SECRET)?.0,
+        file: (!file.is_empty()).then(|| file.into()),
+        url: settings.get::<Perhaps<_>>(&JWT_JWKS_URL)?.0,
+    };
+    if keys.is_empty() {
+        let also = [values::JWT_JWKS_FILE.variable(), JWT_JWKS_URL.variable()].join(" and ");
+        let problem =
+            format!("is not set, nor are {also}; one of them must say what access tokens are verified with");
+        return Err(ConfigError::new(&values::JWT_SECRET, problem));
+    }
+    Ok(keys)
 }

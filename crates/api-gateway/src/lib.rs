@@ -22,6 +22,7 @@ mod schema;
 mod state;
 mod tenants;
 mod test_runs;
+mod token_keys;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,7 +34,6 @@ use actix_web::{App, HttpServer, web};
 use broker::{Intake, Publisher};
 use prometheus_client::registry::Registry;
 use sender::Sender;
-use service::access_token::TokenVerifier;
 use service::health::{self, Check, Readiness};
 use service::shutdown::join_within;
 use store::Store;
@@ -46,6 +46,7 @@ pub use error::Code;
 pub use http::client::{ForwardedHeader, Proxies, TrustedProxies};
 pub use http::cors::Origins;
 pub use schema::SchemaValidation;
+pub use token_keys::{JwksUrl, TokenKeyConfig};
 
 use crate::api_keys::ApiKeys;
 use crate::catalogue::Catalogue;
@@ -56,6 +57,7 @@ use crate::metrics::Metrics;
 use crate::state::State;
 use crate::tenants::Tenants;
 use crate::test_runs::TestRuns;
+use crate::token_keys::TokenKeys;
 
 /// How long a readiness check waits for the database.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
@@ -70,8 +72,8 @@ pub struct Gateway {
     readiness: Readiness,
     handle: ServerHandle,
     server: JoinHandle<()>,
-    /// The publishers, and what writes down what tenants use and when API keys were used.
-    background: [JoinHandle<()>; 4],
+    /// The publishers, what writes down what tenants use and when API keys were used, and what reads the keys of tokens.
+    background: [JoinHandle<()>; 5],
     stop_background: CancellationToken,
     drain_timeout: Duration,
 }
@@ -82,6 +84,8 @@ impl Gateway {
         let metrics = Metrics::register(registry);
         config.broker.register_metrics(registry);
         config.store.register_metrics(registry);
+        let token_keys =
+            Arc::new(TokenKeys::new(config.token_keys, &config.jwt_issuer, &config.jwt_audience)?);
         let stop_background = CancellationToken::new();
         let publisher = |intake| {
             Publisher::start(config.broker.clone(), intake, config.publish_timeout, stop_background.clone())
@@ -101,9 +105,13 @@ impl Gateway {
             let (api_keys, stop) = (Arc::clone(&api_keys), stop_background.clone());
             async move { api_keys.follow(stop).await }
         });
-        let readiness = readiness(config.store.clone(), intakes.clone());
+        let reading_keys = tokio::spawn({
+            let (token_keys, stop) = (Arc::clone(&token_keys), stop_background.clone());
+            async move { token_keys.follow(stop).await }
+        });
+        let readiness = readiness(config.store.clone(), intakes.clone(), Arc::clone(&token_keys));
         let state = web::Data::new(State {
-            verifier: TokenVerifier::new(&config.jwt_secret, &config.jwt_issuer, &config.jwt_audience),
+            token_keys,
             api_keys,
             tenants,
             catalogue: Catalogue::new(config.store.clone()),
@@ -157,7 +165,7 @@ impl Gateway {
             }
         });
         let drain_timeout = config.drain_timeout;
-        let background = [shared_task, in_order_task, counting, noting_use];
+        let background = [shared_task, in_order_task, counting, noting_use, reading_keys];
         Ok(Self { address, readiness, handle, server, background, stop_background, drain_timeout })
     }
 
@@ -186,12 +194,23 @@ impl Gateway {
 
 /// Ready means: events can be published. The database is reported, but its absence does not take the gateway out of
 /// service: events are accepted without it.
-fn readiness(store: Store, intakes: Intakes) -> Readiness {
+///
+/// While the keys of access tokens were never read from their URL, that is reported too. A gateway that has no key from
+/// elsewhere is out of service until then: others may have them.
+fn readiness(store: Store, intakes: Intakes, token_keys: Arc<TokenKeys>) -> Readiness {
     Readiness::new(move || {
-        let (store, intakes) = (store.clone(), intakes.clone());
+        let (store, intakes, token_keys) = (store.clone(), intakes.clone(), Arc::clone(&token_keys));
         async move {
             let database = matches!(timeout(PING_TIMEOUT, store.ping()).await, Ok(Ok(())));
-            vec![Check::required("broker", intakes.are_ready()), Check::informative("database", database)]
+            let mut checks = vec![
+                Check::required("broker", intakes.are_ready()),
+                Check::informative("database", database),
+            ];
+            if token_keys.has_url() {
+                let (name, ok) = ("token keys", !token_keys.lacks_url());
+                checks.push(Check { name, ok, required: token_keys.has_none() });
+            }
+            checks
         }
     })
 }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use domain::{RetrySchedule, UrlPolicy};
 use sender::Sender;
-use service::access_token::TokenVerifier;
 use store::Store;
 
 use crate::api_keys::ApiKeys;
@@ -13,12 +12,13 @@ use crate::intake::Intakes;
 use crate::schema::SchemaValidation;
 use crate::tenants::Tenants;
 use crate::test_runs::TestRuns;
+use crate::token_keys::TokenKeys;
 
 /// What every handler can use.
 pub(crate) struct State {
     pub(crate) store: Store,
     pub(crate) intakes: Intakes,
-    pub(crate) verifier: TokenVerifier,
+    pub(crate) token_keys: Arc<TokenKeys>,
     pub(crate) api_keys: Arc<ApiKeys>,
     pub(crate) tenants: Arc<Tenants>,
     pub(crate) catalogue: Catalogue,

@@ -315,15 +315,26 @@ async fn api(url: &str) -> Finding {
         Err(error) => Err(error),
     };
     match answer {
-        Ok(answer) if answer.status().is_success() => Good("API", format!("{url} is ready")),
-        Ok(answer) => {
-            let advice = "the answer's body says what it lacks".to_owned();
-            Bad("API", format!("{ready} answers {}", answer.status()), advice)
-        }
+        Ok(answer) => readiness(url, answer.status().is_success(), &answer.bytes().await.unwrap_or_default()),
         Err(error) => {
             let advice = "is a gateway running there, and is POSTRIDER_URL right?".to_owned();
             Bad("API", format!("{ready} cannot be reached: {error}"), advice)
         }
+    }
+}
+
+/// What a gateway says of itself.
+fn readiness(url: &str, is_ready: bool, report: &[u8]) -> Finding {
+    let report: serde_json::Value = serde_json::from_slice(report).unwrap_or_default();
+    let checks = report["checks"].as_array().into_iter().flatten();
+    let lacking = checks.filter(|check| check["ok"] == false).filter_map(|check| check["name"].as_str());
+    let lacking = lacking.collect::<Vec<_>>().join(", ");
+    let advice =
+        "the gateway's log says why; `token keys` are those at POSTRIDER_JWT_JWKS_URL, which were never read";
+    match (is_ready, lacking.is_empty()) {
+        (true, true) => Good("API", format!("{url} is ready")),
+        (true, false) => Note("API", format!("{url} is ready, but lacks: {lacking}"), advice.to_owned()),
+        (false, _) => Bad("API", format!("{url} is not ready, and lacks: {lacking}"), advice.to_owned()),
     }
 }
 

@@ -54,6 +54,18 @@ impl<const MIN: u32, const MAX: u32> FromStr for Count<MIN, MAX> {
     }
 }
 
+/// A value, or nothing: an empty text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Perhaps<T>(pub Option<T>);
+
+impl<T: FromStr> FromStr for Perhaps<T> {
+    type Err = T::Err;
+
+    fn from_str(text: &str) -> Result<Self, T::Err> {
+        if text.is_empty() { Ok(Self(None)) } else { text.parse().map(|value| Self(Some(value))) }
+    }
+}
+
 /// Networks in CIDR notation, separated by commas.
 #[derive(Debug, Clone, Default)]
 pub struct Networks(pub AddressPolicy);
@@ -160,9 +172,18 @@ pub const DRAIN_TIMEOUT_MS: Setting = Setting::optional::<Milliseconds>(
     "how long work under way may take after SIGTERM, in milliseconds",
 );
 /// The key of access tokens.
-pub const JWT_SECRET: Setting =
-    Setting::required::<JwtSecret>("jwt_secret", "the HS256 secret of access tokens, at least 32 bytes")
-        .secret();
+pub const JWT_SECRET: Setting = Setting::optional::<Perhaps<JwtSecret>>(
+    "jwt_secret",
+    "",
+    "the HS256 secret of access tokens, at least 32 bytes; a gateway needs it, or one of the key sets",
+)
+.secret();
+/// A file with the keys of access tokens.
+pub const JWT_JWKS_FILE: Setting = Setting::optional::<String>(
+    "jwt_jwks_file",
+    "",
+    "a file with the keys of access tokens, a JSON Web Key Set; it is read again when it changes",
+);
 /// Who issues access tokens.
 pub const JWT_ISSUER: Setting =
     Setting::required::<Text>("jwt_issuer", "the `iss` that access tokens must have");

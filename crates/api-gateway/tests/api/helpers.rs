@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use api_gateway::{Config, Gateway, Origins, Proxies, SchemaValidation};
+use api_gateway::{Config, Gateway, Origins, Proxies, SchemaValidation, TokenKeyConfig};
 use chrono::{TimeDelta, Utc};
 use domain::{EventLinks, RetrySchedule, TenantId};
 use prometheus_client::registry::Registry;
@@ -195,7 +195,7 @@ fn config(database: &TestDatabase, broker: &TestBroker) -> Config {
         store: database.store.clone(),
         broker: broker.config.clone(),
         publish_timeout: Duration::from_secs(20),
-        jwt_secret: JWT_SECRET.parse().unwrap(),
+        token_keys: TokenKeyConfig { secret: Some(JWT_SECRET.parse().unwrap()), ..TokenKeyConfig::default() },
         jwt_issuer: JWT_ISSUER.to_owned(),
         jwt_audience: JWT_AUDIENCE.to_owned(),
         tenant_auto_create: true,

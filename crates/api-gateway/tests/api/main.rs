@@ -1,6 +1,7 @@
 //! Black-box tests of the REST API, on a real database and a real broker.
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
+mod access_tokens;
 mod api_keys;
 mod audit_log;
 mod auth;

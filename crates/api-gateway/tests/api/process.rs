@@ -52,3 +52,26 @@ fn it_tells_its_version_and_how_it_is_used() {
     assert!(gateway().arg("--help").output().unwrap().status.success());
     assert_eq!(gateway().arg("--nonsense").output().unwrap().status.code(), Some(2));
 }
+
+#[test]
+fn without_any_key_of_access_tokens_it_exits_2_and_names_all_three_ways() {
+    let configured = || {
+        let mut gateway = gateway();
+        gateway
+            .env("POSTRIDER_DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
+            .env("POSTRIDER_AMQP_URL", "amqp://127.0.0.1:1/%2f")
+            .env("POSTRIDER_ENCRYPTION_KEYS", ENCRYPTION_KEYS)
+            .env("POSTRIDER_JWT_ISSUER", "i")
+            .env("POSTRIDER_JWT_AUDIENCE", "a");
+        gateway
+    };
+    let output = configured().output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let report = String::from_utf8(output.stderr).unwrap();
+    for variable in ["JWT_SECRET", "JWT_JWKS_FILE", "JWT_JWKS_URL"] {
+        assert!(report.contains(&format!("POSTRIDER_{variable}")), "{variable} in: {report}");
+    }
+    let output = configured().env("POSTRIDER_JWT_JWKS_URL", "http://login.example.com/").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("must be https"));
+}

@@ -4,7 +4,7 @@ use broker::Intake;
 use chrono::Utc;
 use lapin::options::BasicConsumeOptions;
 use lapin::types::FieldTable;
-use test_support::{ENCRYPTION_KEYS, OTHER_ENCRYPTION_KEY, TestBroker, TestDatabase};
+use test_support::{ENCRYPTION_KEYS, OTHER_ENCRYPTION_KEY, Receiver, TestBroker, TestDatabase};
 
 use crate::{TENANT, postrider, text};
 
@@ -117,4 +117,22 @@ async fn the_doctor_tells_a_database_without_a_schema_and_servers_that_are_away(
         "{said}"
     );
     assert!(!said.contains("hunter2"), "a password is not repeated: {said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_tells_what_a_gateway_says_it_lacks() {
+    let (database, broker) = (TestDatabase::create().await, TestBroker::create());
+    let gateway = Receiver::start().await;
+    let report =
+        |ok| format!(r#"{{"status":"ok","checks":[{{"name":"token keys","ok":{ok},"required":false}}]}}"#);
+    for (status, ok, expected) in [
+        (200, true, "ok    API: "),
+        (200, false, "is ready, but lacks: token keys"),
+        (503, false, "is not ready, and lacks: token keys"),
+    ] {
+        gateway.answer_next_in_full(status, &[], report(ok));
+        let (_, said) = found(doctor(&database, &broker).env("POSTRIDER_URL", gateway.url("")));
+        assert!(said.contains(expected), "{expected} in {said}");
+        assert_eq!(said.contains("POSTRIDER_JWT_JWKS_URL"), !ok, "{said}");
+    }
 }

@@ -7,7 +7,7 @@ mod doctor;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
-use service::access_token::TokenVerifier;
+use service::access_token::{KeySet, TokenVerifier};
 use signing::{ID_HEADER, SIGNATURE_HEADER, Secret, TIMESTAMP_HEADER, sign};
 use store::Keyring;
 use test_support::{
@@ -156,9 +156,10 @@ fn token_prints_a_token_that_verifies_and_nothing_else() {
             .unwrap()
     };
     let printed = text(&token("webhooks:read admin").stdout);
-    let caller = TokenVerifier::new(&JWT_SECRET.parse().unwrap(), JWT_ISSUER, JWT_AUDIENCE)
-        .verify(printed.trim_end())
-        .unwrap();
+    let caller =
+        TokenVerifier::new(KeySet::of_secret(&JWT_SECRET.parse().unwrap()), JWT_ISSUER, JWT_AUDIENCE)
+            .verify(printed.trim_end())
+            .unwrap();
     assert_eq!(caller.tenant_id.to_string(), TENANT);
     assert_eq!(caller.scopes.to_string(), "webhooks:read admin");
     let wrong = token("webhooks:rule");
