@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,12 +10,14 @@ use chrono::{DateTime, Utc};
 use domain::{
     AttemptTimeout, Cause, Event, EventLinks, Exchange, Outcome, UrlPolicy, Webhook, parse_retry_after,
 };
-use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
-use reqwest::{Client, Request, redirect};
+use http::Request;
+use http::header::{HeaderMap, RETRY_AFTER};
+use http_body_util::{BodyExt as _, Full};
 use tokio::time::{Instant, timeout};
 use tracing::error;
 
 use crate::capture::{Capture, Heard, headers_as_sent};
+use crate::client::{self, Client};
 use crate::occasionally::Occasionally;
 use crate::request;
 use crate::resolver::{GuardedResolver, ResolveError};
@@ -24,18 +25,12 @@ use crate::target::Target;
 
 /// How much of an answer's body is read. A receiver that sends more is cut off, and its status counts.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024;
-/// How long an unused connection to a receiver is kept.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How many unused connections to one receiver are kept.
-const MAX_IDLE_PER_HOST: usize = 64;
 /// How often it is said at most that there are deliveries that cannot be signed.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// Sends requests. One for the whole process: connections are kept and shared.
 pub struct Sender {
     client: Client,
-    /// The headers of every request that does not have its own.
-    usual_headers: HeaderMap,
     policy: UrlPolicy,
     resolver: GuardedResolver,
     deadline: Duration,
@@ -80,22 +75,11 @@ impl Sender {
         deadline: Duration,
         dns_servers: Vec<SocketAddr>,
         links: EventLinks,
-    ) -> reqwest::Result<Self> {
+    ) -> Result<Self, rustls::Error> {
         let resolver = GuardedResolver::new(policy.addresses.clone(), dns_servers, deadline);
-        let usual_headers = usual_headers();
-        let client = Client::builder()
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .referer(false)
-            .retry(reqwest::retry::never())
-            .dns_resolver(Arc::new(resolver.clone()))
-            .default_headers(usual_headers.clone())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
-            .tcp_nodelay(true)
-            .build()?;
+        let client = client::build(resolver.clone())?;
         let complaining = Occasionally::new(COMPLAIN_EVERY);
-        Ok(Self { client, usual_headers, policy, resolver, deadline, links, complaining })
+        Ok(Self { client, policy, resolver, deadline, links, complaining })
     }
 
     pub(crate) fn policy(&self) -> &UrlPolicy {
@@ -145,9 +129,8 @@ impl Sender {
         let exchange = is_captured.then(|| {
             // Made once more rather than kept: of the most, which succeed, nobody will ask for them.
             let request = self.request(target, event, now).ok();
-            let as_sent = |request: &Request| headers_as_sent(request, &self.usual_headers);
             Box::new(Exchange {
-                request_headers: request.as_ref().map(as_sent).unwrap_or_default(),
+                request_headers: request.as_ref().map(headers_as_sent).unwrap_or_default(),
                 response: heard.map(Heard::capture),
                 explanation,
             })
@@ -172,13 +155,16 @@ impl Sender {
         // The client looks names up through the guard; an address in the URL itself never gets there.
         let policy = target.webhook.url.check(&self.policy);
         policy.map_err(|reason| Failure::Theirs(Cause::AddressRefused, reason.to_string()))?;
-        let mut response = self.client.execute(request).await.map_err(|error| failure_of(&error))?;
-        let status = response.status().as_u16();
-        let headers = std::mem::take(response.headers_mut());
-        let heard = heard.insert(Heard::of_head(status, headers, capture));
+        let answered = self.client.request(request).await;
+        let (head, mut body) = answered.map_err(|error| failure_of(&error, error.is_connect()))?.into_parts();
+        let status = head.status.as_u16();
+        let heard = heard.insert(Heard::of_head(status, head.headers, capture));
         // To its end, so that the connection can be used again, or up to the limit.
-        while let Some(chunk) = response.chunk().await.map_err(|error| failure_of(&error))? {
-            if heard.push(chunk) > MAX_RESPONSE_BYTES {
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| failure_of(&error, false))?;
+            if let Ok(chunk) = frame.into_data()
+                && heard.push(chunk) > MAX_RESPONSE_BYTES
+            {
                 return Ok(status);
             }
         }
@@ -186,11 +172,17 @@ impl Sender {
         Ok(status)
     }
 
-    /// The request that delivers an event: always the same for the same time.
-    fn request(&self, target: &Target, event: &Event, now: DateTime<Utc>) -> Result<Request, Failure> {
+    fn request(
+        &self,
+        target: &Target,
+        event: &Event,
+        now: DateTime<Utc>,
+    ) -> Result<Request<Full<Bytes>>, Failure> {
         let opened = target.opened.as_ref().map_err(|reason| self.unsigned(target, reason))?;
-        let request = request::build(&self.client, target, opened, &self.links, event, now);
-        request.build().map_err(|error| failure_of(&error))
+        let impossible = |what: &str| Failure::Theirs(Cause::Protocol, what.to_owned());
+        let uri = target.uri.clone().ok_or_else(|| impossible("no request can have this URL"))?;
+        request::build(target, uri, opened, &self.links, event, now)
+            .map_err(|_| impossible("no header can have this id"))
     }
 
     fn unsigned(&self, target: &Target, reason: &str) -> Failure {
@@ -201,21 +193,13 @@ impl Sender {
     }
 }
 
-fn usual_headers() -> HeaderMap {
-    let agent = HeaderValue::from_static(concat!("Postrider/", env!("CARGO_PKG_VERSION")));
-    HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("*/*")), (USER_AGENT, agent)])
-}
-
 fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
     parse_retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?, now)
 }
 
-/// Finds out what lies behind an error of the client's.
-fn failure_of(error: &reqwest::Error) -> Failure {
-    if error.is_timeout() {
-        return Failure::Theirs(Cause::Timeout, "the connection timed out".to_owned());
-    }
-    let mut deepest: &dyn Error = error;
+/// Finds out what lies behind an error of the client's. `connecting` says whether there was no connection yet.
+fn failure_of(error: &(dyn Error + 'static), connecting: bool) -> Failure {
+    let mut deepest = error;
     let mut source = error.source();
     while let Some(error) = source {
         deepest = error;
@@ -240,7 +224,10 @@ fn failure_of(error: &reqwest::Error) -> Failure {
             None => error.source(),
         };
     }
-    let cause = if error.is_connect() { Cause::Connect } else { Cause::Protocol };
-    let system = deepest.downcast_ref::<io::Error>().map(|error| error.kind().to_string());
-    Failure::Theirs(cause, system.unwrap_or_else(|| deepest.to_string()))
+    let system = deepest.downcast_ref::<io::Error>().map(io::Error::kind);
+    if system == Some(io::ErrorKind::TimedOut) {
+        return Failure::Theirs(Cause::Timeout, "the connection timed out".to_owned());
+    }
+    let cause = if connecting { Cause::Connect } else { Cause::Protocol };
+    Failure::Theirs(cause, system.map_or_else(|| deepest.to_string(), |kind| kind.to_string()))
 }

@@ -2,8 +2,10 @@
 
 use bytes::Bytes;
 use domain::{CapturedResponse, Exchange, Headers, REDACTED};
-use reqwest::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue};
-use reqwest::{Request, Url};
+use http::Request;
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue};
+use http_body_util::Full;
+use hyper::body::Body as _;
 
 /// Most headers of an answer that are kept.
 pub const MAX_KEPT_HEADERS: usize = 64;
@@ -96,28 +98,15 @@ fn first_headers(all: &HeaderMap) -> (Headers, bool) {
     (kept, false)
 }
 
-/// The headers of a request with those that the client adds on the way: the `usual` ones that the request has not, and
-/// what HTTP/1.1 wants.
-pub(crate) fn headers_as_sent(request: &Request, usual: &HeaderMap) -> Headers {
+/// The headers of a request with those that the client adds on the way, as HTTP/1.1 wants.
+pub(crate) fn headers_as_sent(request: &Request<Full<Bytes>>) -> Headers {
     let own = request.headers();
     let mut headers: Headers = own.iter().map(|(name, value)| (name.to_string(), shown(value))).collect();
-    let mut add = |name: &str, value: String| {
-        if !own.contains_key(name) {
-            headers.push((name.to_owned(), value));
-        }
-    };
-    for (name, value) in usual {
-        add(name.as_str(), text(value));
-    }
-    add(HOST.as_str(), host(request.url()));
-    let length = request.body().and_then(reqwest::Body::as_bytes).map_or(0, <[u8]>::len);
-    add(CONTENT_LENGTH.as_str(), length.to_string());
+    let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+    let length = request.body().size_hint().exact().unwrap_or_default();
+    headers.push((HOST.to_string(), host));
+    headers.push((CONTENT_LENGTH.to_string(), length.to_string()));
     headers
-}
-
-fn host(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// What the webhook's owner added can be a credential, which nobody is to find in the history.

@@ -4,6 +4,7 @@
 mod attempt;
 mod capture;
 mod certificate;
+mod client;
 mod dry_run;
 mod name_servers;
 mod occasionally;

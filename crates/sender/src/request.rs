@@ -2,40 +2,64 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use domain::{Event, EventLinks, render_thin_body};
-use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use reqwest::{Client, RequestBuilder};
+use domain::{CustomHeaders, Event, EventLinks, PayloadVersion, render_thin_body};
+use http::header::{
+    ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue, USER_AGENT,
+};
+use http::{Method, Request, Uri};
+use http_body_util::Full;
 
 use crate::target::{Opened, Target};
 
+const ID: HeaderName = HeaderName::from_static(signing::ID_HEADER);
+const TIMESTAMP: HeaderName = HeaderName::from_static(signing::TIMESTAMP_HEADER);
+const SIGNATURE: HeaderName = HeaderName::from_static(signing::SIGNATURE_HEADER);
 /// The header that says how the body is laid out.
 const PAYLOAD_VERSION: HeaderName = HeaderName::from_static("webhook-payload-version");
 
-/// The request that an attempt at `now` makes.
+/// How many headers differ from request to request.
+const OWN_HEADERS: usize = 3;
+
+/// The request that an attempt at `now` makes: always the same for the same time.
 pub(crate) fn build(
-    client: &Client,
     target: &Target,
+    uri: Uri,
     opened: &Opened,
     links: &EventLinks,
     event: &Event,
     now: DateTime<Utc>,
-) -> RequestBuilder {
+) -> Result<Request<Full<Bytes>>, InvalidHeaderValue> {
     let body = body(target, links, event);
     let id = event.id.to_header();
     let timestamp = now.timestamp();
     let signature = signing::sign(opened.secrets(now), &id, timestamp, &body);
-    let mut request = client
-        .post(target.webhook.url.url().clone())
-        .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-        .header(signing::ID_HEADER, id)
-        .header(signing::TIMESTAMP_HEADER, timestamp)
-        .header(signing::SIGNATURE_HEADER, signature)
-        .header(PAYLOAD_VERSION, HeaderValue::from_static(target.webhook.delivery.payload_version.as_str()));
-    // None of these is one of those above: their names are reserved.
-    for (name, value) in &opened.headers {
-        request = request.header(name, value);
-    }
-    request.body(body)
+    let mut headers = HeaderMap::with_capacity(opened.headers.len() + OWN_HEADERS);
+    headers.extend(opened.headers.clone());
+    headers.insert(ID, HeaderValue::try_from(id)?);
+    headers.insert(TIMESTAMP, HeaderValue::from(timestamp));
+    headers.insert(SIGNATURE, HeaderValue::try_from(signature)?);
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+/// The headers that all requests of a webhook have. Those of its owner's are marked as sensitive: they can be credentials.
+/// `None` when one of them cannot be sent.
+pub(crate) fn usual_headers(custom: &CustomHeaders, version: PayloadVersion) -> Option<HeaderMap> {
+    let custom = custom.iter().map(|(name, value)| {
+        let mut value = HeaderValue::from_str(value).ok()?;
+        value.set_sensitive(true);
+        Some((HeaderName::from_bytes(name.as_bytes()).ok()?, value))
+    });
+    let mut headers: HeaderMap = custom.collect::<Option<_>>()?;
+    let agent = HeaderValue::from_static(concat!("Postrider/", env!("CARGO_PKG_VERSION")));
+    headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+    headers.entry(USER_AGENT).or_insert(agent);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(PAYLOAD_VERSION, HeaderValue::from_static(version.as_str()));
+    Some(headers)
 }
 
 /// The bytes that are signed and sent.

@@ -5,11 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use domain::{AddressPolicy, Refused};
 use futures_util::StreamExt as _;
-use futures_util::future::select;
+use futures_util::future::{BoxFuture, select};
 use futures_util::stream::FuturesUnordered;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
@@ -19,8 +20,9 @@ use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{Hosts, TokioResolver, system_conf};
-use reqwest::dns::{Addrs, Resolve, Resolving};
+use hyper_util::client::legacy::connect::dns::Name as HostName;
 use tokio::time::{Instant, timeout, timeout_at};
+use tower_service::Service;
 use tracing::{debug, warn};
 
 use crate::name_servers::MAX_NAME_SERVERS;
@@ -86,13 +88,22 @@ impl GuardedResolver {
     }
 }
 
-impl Resolve for GuardedResolver {
-    fn resolve(&self, name: reqwest::dns::Name) -> Resolving {
+impl Service<HostName> for GuardedResolver {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = ResolveError;
+    type Future = BoxFuture<'static, Result<Self::Response, ResolveError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ResolveError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: HostName) -> Self::Future {
         let lookups = Arc::clone(&self.0);
         Box::pin(async move {
             let addresses = lookups.addresses(name.as_str()).await?;
             // Port 0 stands for the one in the URL.
-            Ok(Box::new(addresses.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs)
+            let addresses = addresses.into_iter().map(|address| SocketAddr::new(address, 0));
+            Ok(addresses.collect::<Vec<_>>().into_iter())
         })
     }
 }

@@ -1,8 +1,10 @@
 use chrono::{DateTime, Utc};
-use domain::{CustomHeaders, SecretBytes, Webhook};
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use domain::{SecretBytes, Webhook};
+use http::{HeaderMap, Uri};
 use signing::Secret;
 use tracing::error;
+
+use crate::request::usual_headers;
 
 /// A webhook, ready to be delivered to.
 #[derive(Debug)]
@@ -11,6 +13,8 @@ pub struct Target {
     pub webhook: Webhook,
     /// What is secret of it, or why it cannot be read. Then its deliveries wait, as they do for any fault of ours.
     pub(crate) opened: Result<Opened, String>,
+    /// Where its requests go, if its URL is one that requests can have.
+    pub(crate) uri: Option<Uri>,
 }
 
 /// What is secret of a webhook, ready for use.
@@ -19,7 +23,7 @@ pub(crate) struct Opened {
     secret: Secret,
     /// Those that it replaced, the newest first, and when they end.
     previous: Vec<(Secret, DateTime<Utc>)>,
-    /// What the webhook's owner adds to each request. Marked as sensitive: they can be credentials.
+    /// What all its requests have, with what its owner adds to them.
     pub(crate) headers: HeaderMap,
 }
 
@@ -30,7 +34,8 @@ impl Target {
         if let Err(reason) = &opened {
             error!(webhook = %webhook.id, reason, "nothing can be signed for a webhook; its deliveries wait");
         }
-        Self { webhook, opened }
+        let uri = webhook.url.url().as_str().parse().ok();
+        Self { webhook, opened, uri }
     }
 }
 
@@ -49,15 +54,7 @@ fn open(webhook: &Webhook) -> Result<Opened, String> {
     let previous = previous.iter().map(|previous| Ok((parse(&previous.secret)?, previous.expires_at)));
     let previous = previous.collect::<Result<_, String>>()?;
     let headers = webhook.delivery.headers.as_ref().map_err(ToString::to_string)?;
-    let headers = header_map(headers).ok_or("its custom headers are not ones that can be sent")?;
+    let headers = usual_headers(headers, webhook.delivery.payload_version)
+        .ok_or("its custom headers are not ones that can be sent")?;
     Ok(Opened { secret, previous, headers })
-}
-
-fn header_map(headers: &CustomHeaders) -> Option<HeaderMap> {
-    let header = |(name, value): (&str, &str)| {
-        let mut value = HeaderValue::from_str(value).ok()?;
-        value.set_sensitive(true);
-        Some((HeaderName::from_bytes(name.as_bytes()).ok()?, value))
-    };
-    headers.iter().map(header).collect()
 }
