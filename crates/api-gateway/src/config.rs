@@ -10,6 +10,7 @@ use service::settings::{ConfigError, Setting, Settings};
 use service::telemetry::LogFormat;
 use service::values::{self, Count, Milliseconds, Perhaps, Text};
 use store::{Keyring, Store};
+use traces::{Endpoint, Ratio, Tracer};
 
 use crate::http::client::{ForwardedHeader, Proxies, TrustedProxies};
 use crate::http::cors::Origins;
@@ -18,6 +19,8 @@ use crate::token_keys::{JwksUrl, TokenKeyConfig};
 
 const ENCRYPTION_KEYS: Setting = values::encryption_keys::<Keyring>();
 const DNS_SERVERS: Setting = values::dns_servers::<NameServers>();
+const OTLP_ENDPOINT: Setting = values::otlp_endpoint::<Endpoint>();
+const TRACE_RATIO: Setting = values::trace_ratio::<Ratio>();
 const HTTP_ADDRESS: Setting =
     Setting::optional::<SocketAddr>("http_address", "0.0.0.0:8080", "where the REST API is served");
 const JWT_JWKS_URL: Setting = Setting::optional::<Perhaps<JwksUrl>>(
@@ -63,7 +66,7 @@ const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<1, 100>>(
 );
 
 /// Every setting of the gateway.
-pub const SETTINGS: [Setting; 28] = [
+pub const SETTINGS: [Setting; 30] = [
     values::DATABASE_URL,
     values::AMQP_URL,
     values::AMQP_PREFIX,
@@ -75,6 +78,8 @@ pub const SETTINGS: [Setting; 28] = [
     ENCRYPTION_KEYS,
     values::LOG,
     values::LOG_FORMAT,
+    OTLP_ENDPOINT,
+    TRACE_RATIO,
     values::RECEIVER_ALLOW_HTTP,
     values::RECEIVER_ALLOWED_NETWORKS,
     values::PUBLIC_URL,
@@ -130,6 +135,8 @@ pub struct Config {
     pub cors_origins: Origins,
     /// The proxies before it.
     pub proxies: Proxies,
+    /// Which traces are kept.
+    pub tracer: Tracer,
     /// How long a shutdown may take.
     pub drain_timeout: Duration,
 }
@@ -140,6 +147,8 @@ pub struct ProcessConfig {
     pub log: String,
     /// How it is logged.
     pub log_format: LogFormat,
+    /// Where spans are sent, if anywhere, and of which part of new traces.
+    pub traces: (Endpoint, Ratio),
     /// Where health and metrics are served, apart from the API.
     pub health_address: SocketAddr,
     /// The gateway itself.
@@ -180,11 +189,13 @@ impl ProcessConfig {
                 trusted: settings.get(&TRUSTED_PROXIES)?,
                 header: settings.get(&FORWARDED_HEADER)?,
             },
+            tracer: Tracer::off(),
             drain_timeout: settings.get::<Milliseconds>(&values::DRAIN_TIMEOUT_MS)?.0,
         };
         Ok(Self {
             log: settings.get::<Text>(&values::LOG)?.0,
             log_format: settings.get(&values::LOG_FORMAT)?,
+            traces: (settings.get(&OTLP_ENDPOINT)?, settings.get(&TRACE_RATIO)?),
             health_address: settings.get(&values::HEALTH_ADDRESS)?,
             gateway,
         })

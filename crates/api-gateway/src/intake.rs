@@ -4,17 +4,19 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use broker::{Intake, Parcel, PublishError, Publisher};
+use broker::{Intake, Parcel, PublishError, Publisher, Topology};
 use domain::{Event, TenantId};
 use futures_util::future::join_all;
 use serde_json::value::RawValue;
 use store::Store;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use traces::{Open, Tracer};
 use tracing::warn;
 
 use crate::metrics::Metrics;
 use crate::routes::events::Publishable;
+use crate::spans::{self, Sent};
 
 /// How often the tenants with ordered webhooks are read.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
@@ -27,7 +29,19 @@ pub(crate) struct Intakes {
     shared: Publisher,
     in_order: Publisher,
     metrics: Metrics,
+    tracer: Tracer,
+    topology: Topology,
     tenants: Arc<Mutex<Option<TenantsWithOrder>>>,
+}
+
+/// Events that travel together.
+struct Packed<'a> {
+    intake: Intake,
+    parcel: Parcel,
+    events: usize,
+    first: &'a Event,
+    /// The span of its way to the broker.
+    open: Option<Open>,
 }
 
 struct TenantsWithOrder {
@@ -36,40 +50,43 @@ struct TenantsWithOrder {
 }
 
 impl Intakes {
-    pub(crate) fn new(shared: Publisher, in_order: Publisher, metrics: Metrics) -> Self {
-        Self { shared, in_order, metrics, tenants: Arc::default() }
+    pub(crate) fn new(
+        [shared, in_order]: [Publisher; 2],
+        metrics: Metrics,
+        tracer: Tracer,
+        topology: Topology,
+    ) -> Self {
+        Self { shared, in_order, metrics, tracer, topology, tenants: Arc::default() }
     }
 
     /// Publishes an event, and returns when the broker has it on disk.
     pub(crate) async fn publish(&self, event: &Event, data: &RawValue) -> Result<(), PublishError> {
-        let mut parcel = Parcel::default();
-        parcel.push(event, data);
-        self.publish_parcel(self.choose(event), parcel, 1).await
+        let mut packed = self.pack(self.choose(event), event);
+        packed.parcel.push(event, data);
+        packed.events = 1;
+        self.publish_packed(packed).await
     }
 
     /// Publishes events in few messages, and returns when the broker has answered for each of them. Those that need order keep
     /// the one in which they are given.
     pub(crate) async fn publish_all(&self, events: &[Publishable]) -> Vec<Result<(), PublishError>> {
-        let mut packed: Vec<(Intake, Parcel, Vec<usize>)> = Vec::new();
+        let mut packed: Vec<(Packed<'_>, Vec<usize>)> = Vec::new();
         for (place, Publishable { event, data, .. }) in events.iter().enumerate() {
             let intake = self.choose(event);
-            let last = packed.iter_mut().rfind(|(of, ..)| *of == intake);
-            match last.filter(|(_, parcel, _)| !parcel.is_full()) {
-                Some((_, parcel, places)) => {
-                    parcel.push(event, data);
-                    places.push(place);
-                }
-                None => {
-                    let mut parcel = Parcel::default();
-                    parcel.push(event, data);
-                    packed.push((intake, parcel, vec![place]));
-                }
-            }
+            let last = packed.iter().rposition(|(of, _)| of.intake == intake);
+            let last = last.filter(|last| !packed[*last].0.parcel.is_full()).unwrap_or_else(|| {
+                packed.push((self.pack(intake, event), Vec::new()));
+                packed.len() - 1
+            });
+            let (into, places) = &mut packed[last];
+            into.parcel.push(event, data);
+            into.events += 1;
+            places.push(place);
         }
         // Polled, and so handed in, in their order.
-        let publishing = packed.into_iter().map(|(intake, parcel, places)| async move {
-            (self.publish_parcel(intake, parcel, places.len()).await, places)
-        });
+        let publishing = packed
+            .into_iter()
+            .map(|(packed, places)| async move { (self.publish_packed(packed).await, places) });
         let mut results = vec![Ok(()); events.len()];
         for (result, places) in join_all(publishing).await {
             for place in places {
@@ -79,12 +96,14 @@ impl Intakes {
         results
     }
 
-    async fn publish_parcel(
-        &self,
-        intake: Intake,
-        parcel: Parcel,
-        events: usize,
-    ) -> Result<(), PublishError> {
+    fn pack<'a>(&self, intake: Intake, first: &'a Event) -> Packed<'a> {
+        let open = spans::begin_message(&self.tracer);
+        let parcel = Parcel::in_trace(open.as_ref().map(|open| open.context.clone()));
+        Packed { intake, parcel, events: 0, first, open }
+    }
+
+    async fn publish_packed(&self, packed: Packed<'_>) -> Result<(), PublishError> {
+        let Packed { intake, parcel, events, first, open } = packed;
         let publisher = match intake {
             Intake::Shared => &self.shared,
             Intake::InOrder => &self.in_order,
@@ -92,6 +111,10 @@ impl Intakes {
         let began = Instant::now();
         let result = publisher.publish(parcel).await;
         self.metrics.published(result, events, began.elapsed());
+        if let Some(open) = open {
+            let sent = Sent { exchange: self.topology.ingest_exchange(intake), event: first, events, result };
+            spans::end_message(&self.tracer, open, sent);
+        }
         result
     }
 

@@ -19,6 +19,7 @@ mod request_log;
 mod request_origin;
 mod routes;
 mod schema;
+mod spans;
 mod state;
 mod tenants;
 mod test_runs;
@@ -86,6 +87,7 @@ impl Gateway {
         config.store.register_metrics(registry);
         let token_keys =
             Arc::new(TokenKeys::new(config.token_keys, &config.jwt_issuer, &config.jwt_audience)?);
+        config.tracer.register_metrics(registry);
         let stop_background = CancellationToken::new();
         let publisher = |intake| {
             Publisher::start(config.broker.clone(), intake, config.publish_timeout, stop_background.clone())
@@ -93,7 +95,8 @@ impl Gateway {
         let ((shared, shared_task), (in_order, in_order_task)) =
             (publisher(Intake::Shared), publisher(Intake::InOrder));
         tokio::spawn(broker::watch_queues(config.broker.clone(), stop_background.clone()));
-        let intakes = Intakes::new(shared, in_order, metrics.clone());
+        let topology = config.broker.topology().clone();
+        let intakes = Intakes::new([shared, in_order], metrics.clone(), config.tracer.clone(), topology);
         tokio::spawn(intakes.clone().follow(config.store.clone(), stop_background.clone()));
         let tenants = Arc::new(Tenants::new(config.store.clone(), config.tenant_auto_create));
         let counting = tokio::spawn({
@@ -130,6 +133,7 @@ impl Gateway {
             retention: config.retention,
         });
         let (metrics, served_readiness) = (web::Data::new(metrics), readiness.clone());
+        let tracer = web::Data::new(config.tracer);
         let origins = web::Data::new(config.cors_origins);
         let proxies = web::Data::new(config.proxies);
         let known = web::Data::new(KnownParameters::of(&openapi::document()));
@@ -139,6 +143,7 @@ impl Gateway {
                 .app_data(metrics.clone())
                 .app_data(origins.clone())
                 .app_data(proxies.clone())
+                .app_data(tracer.clone())
                 .app_data(known.clone())
                 // The last one is the outermost.
                 .wrap(from_fn(queries::refuse_unknown))
@@ -146,6 +151,7 @@ impl Gateway {
                 .wrap(from_fn(compression::compress))
                 .wrap(from_fn(request_log::log_request))
                 .wrap(from_fn(cors::share))
+                .wrap(from_fn(spans::trace_request))
                 .configure(health::routes(served_readiness.clone()))
                 .configure(openapi::routes)
                 .configure(routes::all)

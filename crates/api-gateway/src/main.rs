@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use api_gateway::Gateway;
 use api_gateway::config::ProcessConfig;
+use api_gateway::{Config, Gateway};
 use service::{EXIT_CONFIGURATION, EXIT_SCHEMA, VERSION, health, metrics, shutdown, telemetry};
 use store::MigrationError;
+use traces::Exporter;
 use tracing::{error, info};
 
 const HELP: &str = "Serves the REST API. Configured by environment variables; see the table in the README.
@@ -49,13 +50,16 @@ async fn run() -> ExitCode {
 async fn serve(config: ProcessConfig) -> anyhow::Result<bool> {
     let stop = shutdown::on_signal()?;
     let mut registry = metrics::registry();
-    let gateway = Gateway::start(config.gateway, &mut registry)?;
+    let (endpoint, ratio) = config.traces;
+    let (tracer, exporter) = Exporter::start(endpoint, ratio, "postrider-gateway", VERSION)?;
+    let gateway = Gateway::start(Config { tracer, ..config.gateway }, &mut registry)?;
     let (address, health) = health::serve(config.health_address, gateway.readiness(), registry)?;
     let health_handle = health.handle();
     let health = tokio::spawn(health);
     info!(version = VERSION, address = %gateway.address(), health = %address, "gateway started");
     stop.cancelled().await;
     let in_time = gateway.shut_down().await;
+    exporter.shut_down().await;
     health_handle.stop(false).await;
     health.await??;
     info!(in_time, "gateway stopped");

@@ -20,13 +20,18 @@ const HEARTBEAT_SECONDS: u16 = 10;
 /// Where the broker is, and what is declared there.
 #[derive(Clone)]
 pub struct BrokerConfig {
-    uri: AMQPUri,
+    pub(crate) uri: AMQPUri,
     pub(crate) topology: Topology,
     pub(crate) metrics: Metrics,
     name: String,
 }
 
 impl BrokerConfig {
+    /// How exchanges and queues are called.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
     /// Reads an `amqp://` or `amqps://` URL. `name` is shown in the broker's list of connections.
     pub fn new(url: &str, topology: Topology, name: impl Into<String>) -> Result<Self, Invalid> {
         let mut uri = AMQPUri::from_str(url)

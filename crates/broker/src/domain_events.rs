@@ -119,6 +119,7 @@ fn encode(event: &DomainEvent) -> Bytes {
         occurred_at: *occurred_at,
         session_id: None,
         ordering_key: None,
+        trace: None,
         body: Bytes::new(),
     };
     encode_event(&event, data)

@@ -2,7 +2,10 @@ use std::time::Duration;
 
 use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
+use lapin::uri::AMQPScheme;
 use lapin::{Connection, ExchangeKind};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::{BrokerConfig, Intake};
@@ -10,9 +13,14 @@ use crate::{BrokerConfig, Intake};
 /// How long the whole inspection may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Most that is read of a greeting.
+const MAX_GREETING_BYTES: usize = 16 * 1024;
+
 /// What is found at the broker. Nothing is changed there.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Inspection {
+    /// The server's version, such as `4.2.1`, where it could be learned.
+    pub version: Option<String>,
     /// Exchanges and queues that should be there and are not.
     pub missing: Vec<String>,
     /// Why the broker says that something is there, but not as it should be.
@@ -37,7 +45,8 @@ impl BrokerConfig {
     pub async fn inspect(&self) -> Result<Inspection, String> {
         let looked = async {
             let connection = self.connect_only("doctor").await?;
-            let inspection = self.look(&connection).await?;
+            let mut inspection = self.look(&connection).await?;
+            inspection.version = self.server_version().await;
             let _ = connection.close(200, "done".into()).await;
             Ok(inspection)
         };
@@ -45,6 +54,23 @@ impl BrokerConfig {
             .await
             .map_err(|_| format!("no answer within {} s", TIMEOUT.as_secs()))?
             .map_err(|error: lapin::Error| error.to_string())
+    }
+
+    /// What the server calls itself when it is greeted, which lapin keeps to itself. Not asked over TLS.
+    async fn server_version(&self) -> Option<String> {
+        if self.uri.scheme != AMQPScheme::AMQP {
+            return None;
+        }
+        let authority = &self.uri.authority;
+        let mut stream = TcpStream::connect((authority.host.as_str(), authority.port)).await.ok()?;
+        stream.write_all(b"AMQP\0\0\x09\x01").await.ok()?;
+        // A frame of type, channel, length and as many bytes: its greeting, with a table of what it is.
+        let mut head = [0; 7];
+        stream.read_exact(&mut head).await.ok()?;
+        let [_, _, _, length @ ..] = head;
+        let mut greeting = vec![0; usize::try_from(u32::from_be_bytes(length)).ok()?.min(MAX_GREETING_BYTES)];
+        stream.read_exact(&mut greeting).await.ok()?;
+        read_version(&greeting)
     }
 
     async fn look(&self, connection: &Connection) -> lapin::Result<Inspection> {
@@ -86,5 +112,29 @@ impl BrokerConfig {
             found.mismatch = declared.err().map(|error| error.to_string());
         }
         Ok(found)
+    }
+}
+
+/// A table has for each entry the length of its name, the name, its type (`S`: text) and the value after its length.
+fn read_version(greeting: &[u8]) -> Option<String> {
+    const ENTRY: &[u8] = b"\x07versionS";
+    let begin = greeting.windows(ENTRY.len()).position(|window| window == ENTRY)? + ENTRY.len();
+    let (length, rest) = greeting.get(begin..)?.split_first_chunk()?;
+    let text = rest.get(..usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+    Some(String::from_utf8_lossy(text).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_read_from_the_greeting() {
+        let greeting =
+            b"\0\x0a\0\x0a\0\x09\0\0\0\x20\x07productS\0\0\0\x08RabbitMQ\x07versionS\0\0\0\x063.10.8";
+        assert_eq!(read_version(greeting).as_deref(), Some("3.10.8"));
+        for bad in [&b""[..], b"\x07versionS", b"\x07versionS\0\0\0\x063.1", b"\x07versionI\0\0\0\x01"] {
+            assert_eq!(read_version(bad), None);
+        }
     }
 }

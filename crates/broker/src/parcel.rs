@@ -1,4 +1,4 @@
-use domain::Event;
+use domain::{Event, TraceContext};
 use serde_json::value::RawValue;
 
 use crate::wire::write_event;
@@ -14,15 +14,21 @@ pub struct Parcel {
     /// The events as the queue contract wants them, with commas between.
     pub(crate) json: Vec<u8>,
     pub(crate) events: usize,
+    trace: Option<TraceContext>,
 }
 
 impl Parcel {
+    /// An empty one, whose events are part of this trace.
+    pub fn in_trace(trace: Option<TraceContext>) -> Self {
+        Self { trace, ..Self::default() }
+    }
+
     /// Adds an event. `event.body` is not used: dispatchers render it.
     pub fn push(&mut self, event: &Event, data: &RawValue) {
         if self.events > 0 {
             self.json.push(b',');
         }
-        write_event(&mut self.json, event, data);
+        write_event(&mut self.json, event, data, self.trace.as_ref());
         self.events += 1;
     }
 

@@ -67,6 +67,18 @@ pub enum PublishError {
     Disconnected,
 }
 
+impl PublishError {
+    /// The reason in a word.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Overloaded => "overloaded",
+            Self::Refused => "refused",
+            Self::Disconnected => "disconnected",
+        }
+    }
+}
+
 impl Label for PublishError {
     const ALL: &'static [(Self, Labels)] = &[
         (Self::Timeout, &[("reason", "timeout")]),

@@ -2,7 +2,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
-use domain::{Event, Invalid, TenantId, check_data, parse_occurred_at, render_body};
+use domain::{Event, Invalid, TenantId, TraceContext, check_data, parse_occurred_at, render_body};
 use instruments::{Label, Labels};
 use lapin::protocol::basic::AMQPProperties;
 use lapin::types::{AMQPValue, FieldTable};
@@ -19,6 +19,9 @@ const VERSION_HEADER: &str = "postrider-version";
 const VERSION: &str = "1";
 /// What an event has around its data, as a rule, in bytes.
 const USUAL_ENVELOPE_BYTES: usize = 384;
+/// The trace of a message's events that do not name one themselves, as OpenTelemetry's instrumentations write it.
+const TRACEPARENT_HEADER: &str = "traceparent";
+const TRACESTATE_HEADER: &str = "tracestate";
 /// As RabbitMQ's own plugin for timestamps calls it.
 const TIMESTAMP_HEADER: &str = "timestamp_in_ms";
 
@@ -128,6 +131,11 @@ struct IncomingEvent<'a> {
     session_id: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     ordering_key: Option<Cow<'a, str>>,
+    // One word each, as W3C writes them.
+    #[serde(borrow, default, rename = "traceparent")]
+    trace_parent: Option<Cow<'a, str>>,
+    #[serde(borrow, default, rename = "tracestate")]
+    trace_state: Option<Cow<'a, str>>,
 }
 
 #[derive(Serialize)]
@@ -143,6 +151,10 @@ struct OutgoingEvent<'a> {
     session_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ordering_key: Option<&'a str>,
+    #[serde(rename = "traceparent", skip_serializing_if = "Option::is_none")]
+    trace_parent: Option<String>,
+    #[serde(rename = "tracestate", skip_serializing_if = "Option::is_none")]
+    trace_state: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -152,12 +164,12 @@ struct TenantIdText(uuid::Uuid);
 /// One event as the contract wants it. `event.body` is not used: dispatchers render it.
 pub(crate) fn encode_event(event: &Event, data: &RawValue) -> Bytes {
     let mut json = Vec::new();
-    write_event(&mut json, event, data);
+    write_event(&mut json, event, data, event.trace.as_deref());
     Bytes::from(json)
 }
 
-/// Appends what [`encode_event`] gives.
-pub(crate) fn write_event(json: &mut Vec<u8>, event: &Event, data: &RawValue) {
+/// Appends what [`encode_event`] gives, as part of this trace.
+pub(crate) fn write_event(json: &mut Vec<u8>, event: &Event, data: &RawValue, trace: Option<&TraceContext>) {
     let outgoing = OutgoingEvent {
         id: event.id.as_str(),
         tenant_id: TenantIdText(event.tenant_id.0),
@@ -166,6 +178,8 @@ pub(crate) fn write_event(json: &mut Vec<u8>, event: &Event, data: &RawValue) {
         data,
         session_id: event.session_id.as_ref().map(domain::SessionId::as_str),
         ordering_key: event.ordering_key.as_ref().map(domain::OrderingKey::as_str),
+        trace_parent: trace.map(TraceContext::traceparent),
+        trace_state: trace.and_then(|trace| trace.state.as_deref()),
     };
     json.reserve(data.get().len() + USUAL_ENVELOPE_BYTES);
     serde_json::to_writer(json, &outgoing).expect("strings and valid JSON are serializable");
@@ -203,9 +217,15 @@ pub(crate) fn decode_message(body: &[u8], properties: &AMQPProperties, routing_k
         },
         Ok(items) => {
             let mut decoded = Decoded::default();
+            let trace = trace_of(properties);
             for item in items {
                 match decode_event(item, routing_key) {
-                    Ok(event) => decoded.events.push(event),
+                    Ok(mut event) => {
+                        if event.trace.is_none() {
+                            event.trace.clone_from(&trace);
+                        }
+                        decoded.events.push(event);
+                    }
                     Err((reason, detail)) => decoded.rejections.push(Rejection {
                         reason,
                         detail,
@@ -216,6 +236,17 @@ pub(crate) fn decode_message(body: &[u8], properties: &AMQPProperties, routing_k
             decoded
         }
     }
+}
+
+/// The trace that the message itself belongs to.
+fn trace_of(properties: &AMQPProperties) -> Option<Box<TraceContext>> {
+    let headers = properties.headers().as_ref()?.inner();
+    let text = |name: &str| {
+        let Some(AMQPValue::LongString(text)) = headers.get(name) else { return None };
+        std::str::from_utf8(text.as_bytes()).ok()
+    };
+    let context = TraceContext::parse(text(TRACEPARENT_HEADER)?, text(TRACESTATE_HEADER))?;
+    Some(Box::new(context))
 }
 
 type Fault = (Reason, String);
@@ -314,9 +345,12 @@ fn parse_event(incoming: &IncomingEvent<'_>) -> Result<Event, Invalid> {
     let occurred_at = parse_occurred_at(&incoming.occurred_at)?;
     let session_id = incoming.session_id.as_deref().map(str::parse).transpose()?;
     let ordering_key = incoming.ordering_key.as_deref().map(str::parse).transpose()?;
+    let parent = incoming.trace_parent.as_deref();
+    let trace = parent.and_then(|parent| TraceContext::parse(parent, incoming.trace_state.as_deref()));
+    let trace = trace.map(Box::new);
     check_data(incoming.data)?;
     let body = render_body(&id, &event_type, occurred_at, incoming.data);
-    Ok(Event { tenant_id, id, event_type, occurred_at, session_id, ordering_key, body })
+    Ok(Event { tenant_id, id, event_type, occurred_at, session_id, ordering_key, trace, body })
 }
 
 fn not_json(error: serde_json::Error) -> Fault {
@@ -360,6 +394,29 @@ mod tests {
         let received = decode(encode_event(&sent, &data)).events.remove(0);
         assert_eq!((&received.id, &received.session_id), (&sent.id, &sent.session_id));
         assert_eq!(received.body, render_body(&sent.id, &sent.event_type, sent.occurred_at, &data));
+    }
+
+    #[test]
+    fn an_event_is_part_of_its_own_trace_or_else_of_its_messages() {
+        const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let other = PARENT.replace("0af7", "1111");
+        let own = format!(r#"{{"traceparent":"{other}","tracestate":"a=1","id""#);
+        let own = event("b").replace(r#"{"id""#, &own);
+        let invalid = event("c").replace(r#"{"id""#, r#"{"traceparent":"no","id""#);
+        let body = format!("[{},{own},{invalid}]", event("a"));
+        let mut headers = FieldTable::default();
+        headers.insert(TRACEPARENT_HEADER.into(), AMQPValue::LongString(PARENT.into()));
+        let properties = AMQPProperties::default().with_headers(headers);
+        let decoded = decode_message(body.as_bytes(), &properties, None);
+        assert_eq!(reasons(&decoded), []);
+        let trace = |place: usize| decoded.events[place].trace.as_ref().unwrap();
+        assert_eq!(trace(0).traceparent(), PARENT);
+        assert_eq!((trace(1).traceparent(), trace(1).state.as_deref()), (other, Some("a=1")));
+        assert_eq!(trace(2).traceparent(), PARENT, "one that is not valid is none");
+        let data = RawValue::from_string("1".to_owned()).unwrap();
+        let again = decode(encode_event(&decoded.events[1], &data)).events.remove(0);
+        assert_eq!(again.trace, decoded.events[1].trace);
+        assert_eq!(decode(event("a")).events[0].trace, None);
     }
 
     #[test]

@@ -11,9 +11,12 @@ use service::settings::{ConfigError, Setting, Settings};
 use service::telemetry::LogFormat;
 use service::values::{self, Count, Milliseconds, Text};
 use store::{Keyring, Store};
+use traces::{Endpoint, Ratio, Tracer};
 
 const ENCRYPTION_KEYS: Setting = values::encryption_keys::<Keyring>();
 const DNS_SERVERS: Setting = values::dns_servers::<NameServers>();
+const OTLP_ENDPOINT: Setting = values::otlp_endpoint::<Endpoint>();
+const TRACE_RATIO: Setting = values::trace_ratio::<Ratio>();
 const WEBHOOK_CONCURRENCY: Setting = Setting::optional::<Count<1, 1000>>(
     "webhook_concurrency",
     "64",
@@ -51,13 +54,15 @@ const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<2, 100>>(
 );
 
 /// Every setting of the dispatcher.
-pub const SETTINGS: [Setting; 22] = [
+pub const SETTINGS: [Setting; 24] = [
     values::DATABASE_URL,
     values::AMQP_URL,
     values::AMQP_PREFIX,
     ENCRYPTION_KEYS,
     values::LOG,
     values::LOG_FORMAT,
+    OTLP_ENDPOINT,
+    TRACE_RATIO,
     values::RECEIVER_ALLOW_HTTP,
     values::RECEIVER_ALLOWED_NETWORKS,
     values::DRAIN_TIMEOUT_MS,
@@ -111,6 +116,8 @@ pub struct Config {
     pub dns_servers: Vec<SocketAddr>,
     /// Where thin bodies link to.
     pub event_links: EventLinks,
+    /// Which traces are kept.
+    pub tracer: Tracer,
     /// How long a shutdown may take.
     pub drain_timeout: Duration,
 }
@@ -121,6 +128,8 @@ pub struct ProcessConfig {
     pub log: String,
     /// How it is logged.
     pub log_format: LogFormat,
+    /// Where spans are sent, if anywhere, and of which part of new traces.
+    pub traces: (Endpoint, Ratio),
     /// Where health is served.
     pub health_address: SocketAddr,
     /// The dispatcher itself.
@@ -147,6 +156,7 @@ impl Config {
             retention_days: 30,
             dns_servers: Vec::new(),
             event_links: EventLinks::default(),
+            tracer: Tracer::off(),
             drain_timeout: Duration::from_secs(25),
         }
     }
@@ -194,6 +204,7 @@ impl ProcessConfig {
         Ok(Self {
             log: settings.get::<Text>(&values::LOG)?.0,
             log_format: settings.get(&values::LOG_FORMAT)?,
+            traces: (settings.get(&OTLP_ENDPOINT)?, settings.get(&TRACE_RATIO)?),
             health_address: settings.get(&values::HEALTH_ADDRESS)?,
             dispatcher,
         })

@@ -12,7 +12,8 @@ use store::{AttemptRecord, HealthNews, Parked, Trigger};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use traces::{Open, Tracer};
+use tracing::{Instrument as _, debug, error};
 use uuid::Uuid;
 
 use crate::delivery::{Delivery, Origin};
@@ -21,6 +22,7 @@ use crate::gates::{Gates, Learned};
 use crate::lanes::{Lanes, Limits, Pace};
 use crate::metrics::{Metrics, ParkedFor};
 use crate::recorder::{Note, State};
+use crate::spans;
 
 /// Requests under way at a time that are not slow: where the HTTP client is at its best.
 const MAX_FAST: usize = 256;
@@ -53,6 +55,7 @@ pub(crate) struct Engine {
     disable_after: Duration,
     metrics: Metrics,
     exchanges: ExchangeRoom,
+    tracer: Tracer,
     notes: mpsc::Sender<Note>,
     /// Told when something has ended: there is room.
     pub(crate) room: Notify,
@@ -71,6 +74,7 @@ pub(crate) struct EngineConfig {
     pub(crate) max_in_flight: usize,
     pub(crate) disable_after: Duration,
     pub(crate) metrics: Metrics,
+    pub(crate) tracer: Tracer,
     pub(crate) notes: mpsc::Sender<Note>,
 }
 
@@ -94,6 +98,7 @@ impl Engine {
             lanes: Mutex::new(Lanes::new(limits)),
             metrics: config.metrics,
             exchanges: ExchangeRoom::default(),
+            tracer: config.tracer,
             notes: config.notes,
             room: Notify::new(),
             abandon: CancellationToken::new(),
@@ -251,7 +256,25 @@ impl Engine {
     }
 
     async fn attempt(&self, delivery: &Delivery, now: DateTime<Utc>, place: &mut Place<'_>) {
-        let request = self.sender.send(&delivery.target, &delivery.accepted.event, now, Capture::Failures);
+        match spans::begin_attempt(&self.tracer, delivery, now) {
+            None => self.attempt_in(None, delivery, now, place).await,
+            Some(open) => {
+                let attempt = self.attempt_in(Some(&open), delivery, now, place);
+                Box::pin(attempt.instrument(open.log_span())).await;
+            }
+        }
+    }
+
+    async fn attempt_in(
+        &self,
+        span: Option<&Open>,
+        delivery: &Delivery,
+        now: DateTime<Utc>,
+        place: &mut Place<'_>,
+    ) {
+        let (target, event) = (&delivery.target, &delivery.accepted.event);
+        let trace = span.map(|open| &open.context);
+        let request = self.sender.send_in_trace(target, event, now, Capture::Failures, trace);
         tokio::pin!(request);
         let mut batch = delivery.batch();
         let mut attempted = timeout(SLOW_AFTER, &mut request).await.ok();
@@ -274,7 +297,12 @@ impl Engine {
             }
         };
         let note = match attempted {
-            Ok(attempted) => self.conclude(delivery, attempted, now, batch),
+            Ok(attempted) => {
+                if let Some(open) = span {
+                    spans::end_attempt(&self.tracer, open.clone(), delivery, &attempted);
+                }
+                self.conclude(delivery, attempted, now, batch)
+            }
             Err(fault) => {
                 debug!(event = %delivery.accepted.event.id, ?fault, "not attempted, for a fault of ours");
                 self.metrics.parked(ParkedFor::Fault);

@@ -12,6 +12,7 @@ use store::{BatchId, DeliveryKey, Handed, Lease, OrderedDelivery, Store, StoreEr
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use traces::Tracer;
 use tracing::{debug, warn};
 
 use crate::delivery::{Accepted, Delivery, Origin};
@@ -19,6 +20,7 @@ use crate::engine::Engine;
 use crate::metrics::{HandedOver, Metrics};
 use crate::recorder::{Note, OpenBatches, State};
 use crate::routing::Routing;
+use crate::spans;
 
 /// Most events in one transaction, unless a single message holds more.
 const MAX_EVENTS: usize = 500;
@@ -40,6 +42,7 @@ pub(crate) struct HandOver {
     pub(crate) engine: Arc<Engine>,
     pub(crate) open_batches: Arc<OpenBatches>,
     pub(crate) metrics: Metrics,
+    pub(crate) tracer: Tracer,
     pub(crate) lease: Duration,
     /// Whether the events come in the order in which they were accepted, and only through this one dispatcher.
     pub(crate) in_order: bool,
@@ -54,6 +57,16 @@ enum Verdict {
     Stored { place: (BatchId, i32), day: NaiveDate, at: DateTime<Utc>, webhooks_version: i64 },
     Repeated,
     Rejected(Reason, String),
+}
+
+impl Verdict {
+    /// Why it is not taken over, unless it is, or was before.
+    fn refusal(&self) -> Option<&'static str> {
+        match self {
+            Self::Rejected(reason, _) => Some(reason.code()),
+            Self::Stored { .. } | Self::Repeated => None,
+        }
+    }
 }
 
 impl HandOver {
@@ -98,11 +111,18 @@ impl HandOver {
         }
         debug!(messages = messages.len(), events = events.len(), "taking over");
         let from_gateway = |place: usize| messages[message_of[place]].from_gateway;
+        let now = self.engine.clock.now();
+        let begun = spans::begin_hand_over(&self.tracer, &mut events, now, from_gateway);
         let began = Instant::now();
         let Some((verdicts, batches)) = self.store_events(&events, from_gateway).await else {
             return; // nothing is acknowledged: the broker delivers the messages again
         };
         self.count(&messages, &verdicts, began.elapsed());
+        for (place, open) in begun {
+            let (event, message, ended_at) =
+                (&events[place], &messages[message_of[place]], now + began.elapsed());
+            spans::end_hand_over(&self.tracer, open, event, message, ended_at, verdicts[place].refusal());
+        }
 
         let mut accepted: HashMap<BatchId, Vec<(Accepted, i64)>> =
             batches.into_iter().map(|batch| (batch, Vec::new())).collect();

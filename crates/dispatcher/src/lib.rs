@@ -16,6 +16,7 @@ mod parked;
 mod recorder;
 mod relay;
 mod routing;
+mod spans;
 mod sweep;
 mod upkeep;
 
@@ -75,6 +76,7 @@ impl Dispatcher {
         let metrics = Metrics::register(registry);
         config.broker.register_metrics(registry);
         config.store.register_metrics(registry);
+        config.tracer.register_metrics(registry);
         let (stop, done) = (CancellationToken::new(), CancellationToken::new());
         let (notes, notes_received) = mpsc::channel(NOTE_QUEUE);
         let open_batches = Arc::new(OpenBatches::default());
@@ -94,6 +96,7 @@ impl Dispatcher {
             max_in_flight: config.max_in_flight,
             disable_after: config.disable_after,
             metrics: metrics.clone(),
+            tracer: config.tracer.clone(),
             notes,
         });
         registry.register_collector(Box::new(Memory(Arc::downgrade(&engine))));
@@ -132,6 +135,7 @@ impl Dispatcher {
                 engine: Arc::clone(&engine),
                 open_batches: Arc::clone(&open_batches),
                 metrics: metrics.clone(),
+                tracer: config.tracer.clone(),
                 lease: config.lease,
                 in_order: intake == Intake::InOrder,
                 waiting: Arc::clone(&waiting),

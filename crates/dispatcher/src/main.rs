@@ -7,6 +7,7 @@ use dispatcher::config::ProcessConfig;
 use dispatcher::{Dispatcher, SharedClock};
 use service::{EXIT_CONFIGURATION, EXIT_SCHEMA, VERSION, health, metrics, shutdown, telemetry};
 use store::MigrationError;
+use traces::Exporter;
 use tracing::{error, info};
 
 const HELP: &str = "Delivers webhooks. Configured by environment variables; see the table in the README.
@@ -51,6 +52,9 @@ async fn serve(config: ProcessConfig) -> anyhow::Result<bool> {
     let stop = shutdown::on_signal()?;
     let mut dispatcher = config.dispatcher;
     dispatcher.clock = Arc::new(SharedClock::start(dispatcher.store.clone()).await);
+    let (endpoint, ratio) = config.traces;
+    let (tracer, exporter) = Exporter::start(endpoint, ratio, "postrider-dispatcher", VERSION)?;
+    dispatcher.tracer = tracer;
     let mut registry = metrics::registry();
     let dispatcher = Dispatcher::start(dispatcher, &mut registry)?;
     let (address, health) = health::serve(config.health_address, dispatcher.readiness(), registry)?;
@@ -59,6 +63,7 @@ async fn serve(config: ProcessConfig) -> anyhow::Result<bool> {
     info!(version = VERSION, health = %address, "dispatcher started");
     stop.cancelled().await;
     let in_time = dispatcher.shut_down().await;
+    exporter.shut_down().await;
     health_handle.stop(false).await;
     health.await??;
     info!(in_time, "dispatcher stopped");

@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use chrono::{DateTime, Datelike as _, TimeDelta, Utc};
 
-use crate::{EventId, EventType, Invalid, OrderingKey, SessionId, TenantId};
+use crate::{EventId, EventType, Invalid, OrderingKey, SessionId, TenantId, TraceContext};
 
 /// How long a request that publishes is known by its idempotency key. Less than the time in which a repeated event is known by
 /// its id: the current and the previous UTC day.
@@ -35,6 +35,8 @@ pub struct Event {
     pub session_id: Option<SessionId>,
     /// What it is kept in order by, where its publisher says so.
     pub ordering_key: Option<OrderingKey>,
+    /// Where it belongs among traces, if anywhere.
+    pub trace: Option<Box<TraceContext>>,
     /// The exact bytes that are signed, stored and sent ([`crate::render_body`]).
     pub body: Bytes,
 }

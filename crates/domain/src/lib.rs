@@ -29,6 +29,7 @@ mod scope;
 mod secret;
 mod session;
 mod throttle;
+mod trace;
 mod webhook;
 
 pub use address::{AddressPolicy, Refused};
@@ -68,6 +69,7 @@ pub use secret::{
 };
 pub use session::SessionState;
 pub use throttle::{Rate, Throttle, Throttled};
+pub use trace::{MAX_TRACE_STATE_BYTES, TraceContext};
 pub use webhook::{
     DisabledReason, MAX_EVENTS_PER_WEBHOOK, MAX_SESSIONS_PER_WEBHOOK, UrlPolicy, Webhook, WebhookUrl,
 };

@@ -117,6 +117,7 @@ mod tests {
             occurred_at: "2026-05-30T12:00:00.123456+02:00".parse().unwrap(),
             session_id: None,
             ordering_key: None,
+            trace: None,
             body: Bytes::from_static(b"whatever"),
         };
         let body = render_thin_body(&event, &"https://api.example.com".parse().unwrap());

@@ -229,8 +229,23 @@ impl World {
     // --- processes -------------------------------------------------------------------------------------------------
 
     fn new_gateway(&self) -> anyhow::Result<Process> {
+        self.gateway_at(&self.gateway_url.replace("http://", ""))
+    }
+
+    /// Starts another gateway, and says where it is.
+    pub(crate) fn add_gateway(&self) -> anyhow::Result<(Process, SocketAddr)> {
+        let address = free_address()?;
+        Ok((self.gateway_at(&address.to_string())?, address))
+    }
+
+    /// Where the first gateway is.
+    pub(crate) fn gateway_address(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.gateway_url.replace("http://", "").parse()?)
+    }
+
+    fn gateway_at(&self, address: &str) -> anyhow::Result<Process> {
         let mut environment = self.environment(&self.gateway_database, &self.gateway_broker);
-        environment.insert("POSTRIDER_HTTP_ADDRESS".into(), self.gateway_url.replace("http://", ""));
+        environment.insert("POSTRIDER_HTTP_ADDRESS".into(), address.to_owned());
         environment.insert("POSTRIDER_HEALTH_ADDRESS".into(), "127.0.0.1:0".into());
         let program = self.binaries.join("api-gateway");
         Process::start("gateway", vec![program], environment, self.logs.join("gateway.log"))
@@ -306,17 +321,12 @@ impl World {
     }
 
     pub(crate) async fn wait_until_ready_within(&self, limit: Duration) -> anyhow::Result<()> {
-        let client = Client::builder().timeout(Duration::from_secs(5)).no_proxy().build()?;
         let dispatchers = self.dispatchers.iter().filter(|dispatcher| dispatcher.runs());
         let urls = dispatchers.filter_map(|dispatcher| dispatcher.setting("POSTRIDER_HEALTH_ADDRESS"));
         let urls: Vec<String> =
             urls.map(|address| format!("http://{address}")).chain([self.gateway_url.clone()]).collect();
         for url in urls {
-            eventually(&format!("{url} is ready"), limit, async || {
-                let answer = client.get(format!("{url}/health/ready")).send().await.ok()?;
-                answer.status().is_success().then_some(())
-            })
-            .await?;
+            wait_until_answers(&url, limit).await?;
         }
         Ok(())
     }
@@ -460,6 +470,11 @@ impl World {
         .await
     }
 
+    /// A publisher of the world's tenant that goes another way to the gateways.
+    pub(crate) fn publisher_at(&self, url: &str) -> anyhow::Result<RestPublisher> {
+        RestPublisher::new(url.to_owned(), token(self.tenant)?, self.ledger.clone())
+    }
+
     /// A publisher for another tenant, with a ledger of its own.
     pub(crate) fn publisher_of(&self, tenant: TenantId, ledger: Ledger) -> anyhow::Result<RestPublisher> {
         RestPublisher::new(self.gateway_url.clone(), token(tenant)?, ledger)
@@ -554,6 +569,16 @@ impl World {
             }
         }
     }
+}
+
+/// Waits until the process there is ready.
+pub(crate) async fn wait_until_answers(url: &str, limit: Duration) -> anyhow::Result<()> {
+    let client = Client::builder().timeout(Duration::from_secs(5)).no_proxy().build()?;
+    eventually(&format!("{url} is ready"), limit, async || {
+        let answer = client.get(format!("{url}/health/ready")).send().await.ok()?;
+        answer.status().is_success().then_some(())
+    })
+    .await
 }
 
 /// Looks again and again until `look` gives something.

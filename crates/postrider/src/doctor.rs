@@ -36,6 +36,8 @@ pub(crate) struct Args {
 
 /// The oldest Postgres that is supported.
 const OLDEST_POSTGRES: i32 = 150_000;
+/// The oldest RabbitMQ that is supported.
+const OLDEST_RABBITMQ: (Option<u32>, Option<u32>) = (Some(3), Some(10));
 /// Fewer days than this with partitions ahead mean that nobody makes them.
 const FEWEST_DAYS_AHEAD: i64 = 2;
 /// From where on clocks are called apart.
@@ -251,7 +253,7 @@ async fn look_at_broker(args: &Args) -> anyhow::Result<Vec<Finding>> {
 }
 
 fn judge(inspection: &Inspection) -> Vec<Finding> {
-    let mut findings = vec![Good("broker", "answers".to_owned())];
+    let mut findings = vec![broker_version(inspection.version.as_deref())];
     if !inspection.missing.is_empty() {
         let state = format!("not there: {}", inspection.missing.join(", "));
         findings.push(Bad(
@@ -285,6 +287,21 @@ fn judge(inspection: &Inspection) -> Vec<Finding> {
         });
     }
     findings
+}
+
+fn broker_version(version: Option<&str>) -> Finding {
+    let Some(version) = version else { return Good("broker", "answers".to_owned()) };
+    let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
+    let is_old = (numbers.next(), numbers.next()) < OLDEST_RABBITMQ;
+    let state = format!("RabbitMQ {version}");
+    if !is_old {
+        return Good("broker", state);
+    }
+    Bad(
+        "broker",
+        state,
+        "upgrade it to 3.10 or later, see \"Upgrading RabbitMQ\" in deploy/RUNBOOK.md".to_owned(),
+    )
 }
 
 async fn look_at_addresses(args: &Args) -> Vec<Finding> {

@@ -8,7 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use domain::{
-    AttemptTimeout, Cause, Event, EventLinks, Exchange, Outcome, UrlPolicy, Webhook, parse_retry_after,
+    AttemptTimeout, Cause, Event, EventLinks, Exchange, Outcome, TraceContext, UrlPolicy, Webhook,
+    parse_retry_after,
 };
 use http::Request;
 use http::header::{HeaderMap, RETRY_AFTER};
@@ -108,11 +109,24 @@ impl Sender {
         now: DateTime<Utc>,
         capture: Capture,
     ) -> Result<Attempted, Fault> {
+        self.send_in_trace(target, event, now, capture, None).await
+    }
+
+    /// Like [`Sender::send`], and tells the receiver where the request belongs among traces.
+    pub async fn send_in_trace(
+        &self,
+        target: &Target,
+        event: &Event,
+        now: DateTime<Utc>,
+        capture: Capture,
+        trace: Option<&TraceContext>,
+    ) -> Result<Attempted, Fault> {
         let began = Instant::now();
         // Set when the head of an answer has come, whatever becomes of its body.
         let mut heard = None;
         let deadline = self.deadline_for(&target.webhook);
-        let ended = timeout(deadline, self.make_request(target, event, now, capture, &mut heard)).await;
+        let ended =
+            timeout(deadline, self.make_request(target, event, now, capture, trace, &mut heard)).await;
         let (outcome, explanation) = match ended {
             Err(_) => {
                 let explanation = format!("no complete answer within {} ms", deadline.as_millis());
@@ -128,7 +142,7 @@ impl Sender {
         let is_captured = capture == Capture::All || outcome != Outcome::Delivered;
         let exchange = is_captured.then(|| {
             // Made once more rather than kept: of the most, which succeed, nobody will ask for them.
-            let request = self.request(target, event, now).ok();
+            let request = self.request(target, event, now, trace).ok();
             Box::new(Exchange {
                 request_headers: request.as_ref().map(headers_as_sent).unwrap_or_default(),
                 response: heard.map(Heard::capture),
@@ -149,9 +163,10 @@ impl Sender {
         event: &Event,
         now: DateTime<Utc>,
         capture: Capture,
+        trace: Option<&TraceContext>,
         heard: &mut Option<Heard>,
     ) -> Result<u16, Failure> {
-        let request = self.request(target, event, now)?;
+        let request = self.request(target, event, now, trace)?;
         // The client looks names up through the guard; an address in the URL itself never gets there.
         let policy = target.webhook.url.check(&self.policy);
         policy.map_err(|reason| Failure::Theirs(Cause::AddressRefused, reason.to_string()))?;
@@ -177,11 +192,12 @@ impl Sender {
         target: &Target,
         event: &Event,
         now: DateTime<Utc>,
+        trace: Option<&TraceContext>,
     ) -> Result<Request<Full<Bytes>>, Failure> {
         let opened = target.opened.as_ref().map_err(|reason| self.unsigned(target, reason))?;
         let impossible = |what: &str| Failure::Theirs(Cause::Protocol, what.to_owned());
         let uri = target.uri.clone().ok_or_else(|| impossible("no request can have this URL"))?;
-        request::build(target, uri, opened, &self.links, event, now)
+        request::build(target, uri, opened, &self.links, event, now, trace)
             .map_err(|_| impossible("no header can have this id"))
     }
 

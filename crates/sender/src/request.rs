@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use domain::{CustomHeaders, Event, EventLinks, PayloadVersion, render_thin_body};
+use domain::{CustomHeaders, Event, EventLinks, PayloadVersion, TraceContext, render_thin_body};
 use http::header::{
     ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue, USER_AGENT,
 };
@@ -17,6 +17,8 @@ const SIGNATURE: HeaderName = HeaderName::from_static(signing::SIGNATURE_HEADER)
 /// The header that says how the body is laid out.
 const PAYLOAD_VERSION: HeaderName = HeaderName::from_static("webhook-payload-version");
 
+/// How the receiver can go on with the trace, if it is kept.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// How many headers differ from request to request.
 const OWN_HEADERS: usize = 3;
 
@@ -28,6 +30,7 @@ pub(crate) fn build(
     links: &EventLinks,
     event: &Event,
     now: DateTime<Utc>,
+    trace: Option<&TraceContext>,
 ) -> Result<Request<Full<Bytes>>, InvalidHeaderValue> {
     let body = body(target, links, event);
     let id = event.id.to_header();
@@ -38,6 +41,10 @@ pub(crate) fn build(
     headers.insert(ID, HeaderValue::try_from(id)?);
     headers.insert(TIMESTAMP, HeaderValue::from(timestamp));
     headers.insert(SIGNATURE, HeaderValue::try_from(signature)?);
+    // Not what tracing systems of ours have added (`tracestate`), which is nobody else's business.
+    if let Some(trace) = trace {
+        headers.entry(TRACEPARENT).or_insert(HeaderValue::try_from(trace.traceparent())?);
+    }
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = uri;

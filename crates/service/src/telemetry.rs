@@ -34,7 +34,7 @@ pub fn init(directives: &str, format: LogFormat) -> Result<(), Invalid> {
         .map_err(|error| Invalid::new(error.to_string()))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter);
     match format {
-        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Json => builder.json().flatten_event(true).with_span_list(false).init(),
         LogFormat::Text => builder.with_ansi(std::io::stdout().is_terminal()).init(),
     }
     Ok(())

@@ -216,6 +216,18 @@ pub const fn dns_servers<T: FromStr<Err: fmt::Display>>() -> Setting {
     Setting::optional::<T>("dns_servers", "", help)
 }
 
+/// Where traces go. `T` is the tracer's own type, which this crate does not know.
+pub const fn otlp_endpoint<T: FromStr<Err: fmt::Display>>() -> Setting {
+    let help = "where spans are sent: an OpenTelemetry collector that takes OTLP over HTTP, like `http://collector:4318`; none: there is no tracing";
+    Setting::optional::<T>("otlp_endpoint", "", help)
+}
+
+/// Which new traces are kept.
+pub const fn trace_ratio<T: FromStr<Err: fmt::Display>>() -> Setting {
+    let help = "the part of new traces that is kept, from 0 to 1; of a trace that a caller began, the caller decides";
+    Setting::optional::<T>("trace_ratio", "0.1", help)
+}
+
 /// Reads how long events are kept.
 pub fn retention(settings: &Settings) -> Result<Duration, ConfigError> {
     Ok(Duration::from_secs(u64::from(settings.get::<Count<1, 3650>>(&RETENTION_DAYS)?.0) * 86_400))

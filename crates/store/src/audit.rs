@@ -80,7 +80,8 @@ const SOON: TimeDelta = TimeDelta::seconds(2);
 const ALL_ATTEMPTS: TimeDelta = TimeDelta::days(3_700);
 
 const AUDIT_EVENTS: &str = "-- audit_events
-SELECT batch_id, position, tenant_id, id, type, session_id, ordering_key, occurred_at, accepted_at, day, ''::bytea AS body
+SELECT batch_id, position, tenant_id, id, type, session_id, ordering_key, occurred_at, accepted_at, day, ''::bytea AS body,
+    NULL::bytea AS trace
 FROM events
 WHERE day BETWEEN $1 AND $2 AND accepted_at >= $3 AND accepted_at < $4
     AND batch_id >= $5 AND batch_id < $9 AND (batch_id, tenant_id, id) > ($5, $6, $7)

@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use chrono::{DateTime, Datelike, NaiveDate, TimeDelta, Utc};
 use deadpool_postgres::GenericClient;
-use domain::{Event, EventId, TenantId};
+use domain::{Event, EventId, TenantId, TraceContext};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -38,7 +38,7 @@ pub struct HandedOver {
 macro_rules! event_columns {
     () => {
         "e.tenant_id, e.id, e.type, e.session_id, e.ordering_key, e.occurred_at, e.accepted_at, e.day, e.batch_id, \
-         e.position, e.body"
+         e.position, e.body, e.trace"
     };
 }
 pub(crate) use event_columns;
@@ -76,16 +76,18 @@ pub fn sequence((batch, position): (BatchId, i32)) -> i64 {
 const HAND_OVER: &str = "-- hand_over
 WITH given AS MATERIALIZED (
     SELECT g.*, t.id IS NOT NULL AS tenant_known, y.name IS NOT NULL AS type_known, t.webhooks_version
-    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bytea[], $11::text[])
-        WITH ORDINALITY AS g (tenant_id, id, type, session_id, occurred_at, body, ordering_key, place)
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bytea[], $11::text[],
+        $13::bytea[]) WITH ORDINALITY AS g (tenant_id, id, type, session_id, occurred_at, body, ordering_key, trace, place)
     LEFT JOIN tenants t ON t.id = g.tenant_id
     LEFT JOIN event_types y ON y.name = g.type
 ), batch AS (
     INSERT INTO open_batches (day, leased_by, leased_until, is_unplaced) VALUES ($7, $8, $9, $12) RETURNING id
 ), stored AS (
     INSERT INTO events
-        (batch_id, occurred_at, accepted_at, day, tenant_id, id, type, session_id, body, ordering_key, position)
-    SELECT batch.id, g.occurred_at, $10, $7, g.tenant_id, g.id, g.type, g.session_id, g.body, g.ordering_key, g.place
+        (batch_id, occurred_at, accepted_at, day, tenant_id, id, type, session_id, body, ordering_key, position,
+        trace)
+    SELECT batch.id, g.occurred_at, $10, $7, g.tenant_id, g.id, g.type, g.session_id, g.body, g.ordering_key, g.place,
+        g.trace
     FROM given g CROSS JOIN batch
     WHERE g.tenant_known AND g.type_known
         AND NOT EXISTS (SELECT FROM events e WHERE e.tenant_id = g.tenant_id AND e.id = g.id AND e.day = $7 - 1)
@@ -162,6 +164,7 @@ async fn query_hand_over(
     let occurred_at: Vec<DateTime<Utc>> = events.iter().map(|event| event.occurred_at).collect();
     let ordering_keys: Vec<Option<&str>> =
         events.iter().map(|event| event.ordering_key.as_ref().map(domain::OrderingKey::as_str)).collect();
+    let traces: Vec<Option<Vec<u8>>> = events.iter().map(|event| stored_trace(event)).collect();
     let bodies: Vec<&[u8]> = events.iter().map(|event| &event.body[..]).collect();
     client
         .query(
@@ -179,9 +182,15 @@ async fn query_hand_over(
                 &now,
                 &ordering_keys,
                 &in_order,
+                &traces,
             ],
         )
         .await
+}
+
+/// Only where it will be needed: for retries of events whose trace is kept.
+fn stored_trace(event: &Event) -> Option<Vec<u8>> {
+    event.trace.as_ref().filter(|trace| trace.is_sampled).map(|trace| trace.to_bytes())
 }
 
 fn is_near_midnight(now: DateTime<Utc>) -> bool {
@@ -203,6 +212,7 @@ pub(crate) fn read_event(row: &Row) -> Result<StoredEvent, StoreError> {
     let parse = || {
         let session_id: Option<&str> = row.get("session_id");
         let ordering_key: Option<&str> = row.get("ordering_key");
+        let trace: Option<&[u8]> = row.get("trace");
         Ok(Event {
             tenant_id: TenantId(row.get("tenant_id")),
             id: row.get::<_, &str>("id").parse()?,
@@ -210,6 +220,7 @@ pub(crate) fn read_event(row: &Row) -> Result<StoredEvent, StoreError> {
             occurred_at: row.get("occurred_at"),
             session_id: session_id.map(str::parse).transpose()?,
             ordering_key: ordering_key.map(str::parse).transpose()?,
+            trace: trace.and_then(TraceContext::from_bytes).map(Box::new),
             body: Bytes::from(row.get::<_, Vec<u8>>("body")),
         })
     };

@@ -46,6 +46,7 @@ const MIGRATIONS: &[Migration] = &migrations![
     "0014_audit_log",
     "0015_publishing",
     "0016_exchanges",
+    "0017_traces",
 ];
 
 /// The version of the schema that this build needs.

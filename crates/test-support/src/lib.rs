@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test that cannot be set up fails")]
 
 mod clock;
+mod collector;
 mod database;
 mod dns;
 mod metrics;
@@ -16,6 +17,7 @@ mod receiver;
 mod wait;
 
 pub use clock::ManualClock;
+pub use collector::{CollectedSpan, Collector};
 pub use database::TestDatabase;
 pub use dns::NameServer;
 pub use metrics::{check_metrics_table, check_selectors, metrics_at, sample};

@@ -152,9 +152,10 @@ impl Reader<'_> {
                 Some(session_id),
                 Some(ordering_key),
             ) if errors.is_empty() => {
-                // The dispatcher renders the body.
-                let (tenant_id, body) = (self.tenant, Bytes::new());
-                let event = Event { tenant_id, id, event_type, occurred_at, session_id, ordering_key, body };
+                // The dispatcher renders the body, and the intake knows the trace.
+                let (tenant_id, trace, body) = (self.tenant, None, Bytes::new());
+                let event =
+                    Event { tenant_id, id, event_type, occurred_at, session_id, ordering_key, trace, body };
                 Ok(Publishable { event, data, warnings })
             }
             _ => Err(errors.into_error()),

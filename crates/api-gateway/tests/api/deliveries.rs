@@ -19,6 +19,7 @@ async fn hand_over(api: &TestApi, id: &str, at: DateTime<Utc>) -> DeliveryKey {
         occurred_at: at,
         session_id: None,
         ordering_key: None,
+        trace: None,
         body: Bytes::from_static(br#"{"data":{}}"#),
     };
     let lease = Lease { holder: Uuid::nil(), until: at + TimeDelta::hours(1) };

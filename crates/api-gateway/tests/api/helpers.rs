@@ -11,6 +11,7 @@ use service::health::Readiness;
 use test_support::{
     JWT_AUDIENCE, JWT_ISSUER, JWT_SECRET, TestBroker, TestDatabase, eventually, local_url_policy,
 };
+use traces::Tracer;
 use uuid::Uuid;
 
 pub(crate) const ALL_SCOPES: &str = "webhooks:read webhooks:write events:publish";
@@ -208,6 +209,7 @@ fn config(database: &TestDatabase, broker: &TestBroker) -> Config {
         event_links: EventLinks::default(),
         cors_origins: Origins::default(),
         proxies: Proxies::default(),
+        tracer: Tracer::off(),
         drain_timeout: Duration::from_secs(5),
     }
 }

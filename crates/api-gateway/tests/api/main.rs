@@ -24,5 +24,6 @@ mod publishing;
 mod secrets;
 mod stored_events;
 mod testing;
+mod traces;
 mod webhook_settings;
 mod webhooks;

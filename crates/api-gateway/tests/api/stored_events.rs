@@ -19,6 +19,7 @@ async fn hand_over(api: &TestApi, id: &str) {
         occurred_at: "2026-05-30T10:00:00Z".parse().unwrap(),
         session_id: Some("s1".parse().unwrap()),
         ordering_key: None,
+        trace: None,
         body: Bytes::from_static(
             br#"{"id":"e1","type":"message.sent","timestamp":"2026-05-30T10:00:00.000Z","data":{"n":1.0,"big":12345678901234567890}}"#,
         ),

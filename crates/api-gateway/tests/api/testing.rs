@@ -152,6 +152,7 @@ async fn tell(api: &TestApi, event_type: &str, minutes_ago: i64) {
         occurred_at: now - TimeDelta::minutes(minutes_ago),
         session_id: Some("s1".parse().unwrap()),
         ordering_key: None,
+        trace: None,
         body: Bytes::from_static(b"{}"),
     };
     let lease = Lease { holder: Uuid::nil(), until: now };

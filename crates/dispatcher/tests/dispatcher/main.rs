@@ -18,4 +18,5 @@ mod retrying;
 mod secrets;
 mod settings;
 mod several;
+mod traces;
 mod verification;

@@ -10,11 +10,11 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::{CALM, FAULT, Outcome, conclude};
+use super::{CALM, FAULT, Outcome, conclude, p99};
 use crate::load::{Ledger, Load};
 use crate::oracle::Allowed;
 use crate::receiver::Mode;
-use crate::world::{Lab, PATH, Setup, World, eventually};
+use crate::world::{Lab, PATH, Setup, World};
 
 /// How long a step of a case may take that is not judged by its time.
 const STEP: Duration = Duration::from_secs(30);
@@ -74,14 +74,14 @@ pub(crate) async fn receivers_hang(lab: Arc<Lab>) -> anyhow::Result<Outcome> {
         world.receiver.set(&path(number), Mode::Hang);
         world.add_webhook_of(hanging, &world.receiver.url(&path(number)), json!({})).await?;
     }
-    let before = p99(&world, "before").await?;
+    let before = probe(&world, "before").await?;
     world.publisher_of(hanging, Ledger::default())?.publish_all("hang", EVENTS).await?;
-    let during = p99(&world, "during").await?;
+    let during = probe(&world, "during").await?;
     for number in 0..WEBHOOKS {
         world.receiver.set(&path(number), Mode::Answer(204));
     }
     world.fault_ends();
-    p99(&world, "after").await?;
+    probe(&world, "after").await?;
     conclude(world, Allowed::NOTHING, |_, findings| expect_unhurt(findings, before, during)).await
 }
 
@@ -90,9 +90,9 @@ pub(crate) async fn many_fall_due(lab: Arc<Lab>) -> anyhow::Result<Outcome> {
     let mut world = World::create(&lab, "15b", Setup::default()).await?;
     let other = TenantId(Uuid::now_v7());
     let webhook = world.add_webhook_of(other, &world.receiver.url("/bulk"), json!({})).await?;
-    let before = p99(&world, "before").await?;
+    let before = probe(&world, "before").await?;
     world.insert_due(other, &webhook, "due", DUE).await?;
-    let during = p99(&world, "during").await?;
+    let during = probe(&world, "during").await?;
     let left = world.count("SELECT count(*) FROM deliveries").await?;
     // At the usual drain rate the rest would take a quarter of an hour.
     let faster = Some(json!({"drainRate": 2_000}));
@@ -101,7 +101,7 @@ pub(crate) async fn many_fall_due(lab: Arc<Lab>) -> anyhow::Result<Outcome> {
     ensure!(status == 200, "the drain rate was not raised: {status} {envelope}");
     world.backdate(&webhook).await?;
     world.fault_ends();
-    p99(&world, "after").await?;
+    probe(&world, "after").await?;
     let allowed = Allowed { settle_time: Duration::from_secs(360), ..Allowed::NOTHING };
     conclude(world, allowed, |_, findings| {
         findings.expect(left > 0, "all was delivered before the latency was measured");
@@ -110,20 +110,12 @@ pub(crate) async fn many_fall_due(lab: Arc<Lab>) -> anyhow::Result<Outcome> {
     .await
 }
 
-/// Publishes for a while and gives the 99th percentile of the time from acceptance to delivery.
-async fn p99(world: &World, label: &str) -> anyhow::Result<Duration> {
+/// Publishes for a while, and gives the p99.
+async fn probe(world: &World, label: &str) -> anyhow::Result<Duration> {
     let load = Load::rest(&world.publisher, label, PROBE_RATE);
     sleep(MEASURED).await;
     load.end().await?;
-    let accepted = world.ledger.accepted();
-    let ours: Vec<_> = accepted.iter().filter(|(id, _)| id.starts_with(label)).collect();
-    let all = async || {
-        let delivered = world.receiver.delivered(PATH);
-        ours.iter().map(|(id, at)| Some(delivered.get(*id)?.saturating_duration_since(**at))).collect()
-    };
-    let mut times: Vec<Duration> = eventually("deliveries to be timed", STEP, all).await?;
-    times.sort_unstable();
-    Ok(times.get(times.len() * 99 / 100).copied().unwrap_or_default())
+    p99(world, label, STEP).await
 }
 
 /// Other tenants may be a little slower where two cores do everything, and no more.

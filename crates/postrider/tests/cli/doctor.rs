@@ -49,6 +49,7 @@ async fn the_doctor_finds_nothing_wrong_with_a_sound_installation() {
     assert!(is_sound, "{said}");
     for good in [
         "database: PostgreSQL",
+        "broker: RabbitMQ",
         "clock:",
         "schema:",
         "partitions:",

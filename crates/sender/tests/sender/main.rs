@@ -34,6 +34,7 @@ fn event() -> Event {
         occurred_at: Utc::now(),
         session_id: None,
         ordering_key: None,
+        trace: None,
         body: r#"{"id":"e1"}"#.into(),
     }
 }

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 mod audit_log;
 mod backlog;
+mod expanding;
 mod metered;
 mod outbox;
 mod planning;
@@ -28,6 +29,7 @@ fn event(tenant: TenantId, id: &str) -> Event {
         occurred_at: Utc::now(),
         session_id: None,
         ordering_key: None,
+        trace: None,
         body: Bytes::from_static(b"{}"),
     }
 }

@@ -222,7 +222,8 @@ async fn parse_test(
     let data = data.map_err(|error| ApiError::field("data", error.to_string()))?;
     let body: Bytes = render_body(&id, &event_type, now, &data);
     let tenant_id = webhook.tenant_id;
-    Ok(Event { tenant_id, id, event_type, occurred_at: now, session_id, ordering_key: None, body })
+    let (ordering_key, trace) = (None, None);
+    Ok(Event { tenant_id, id, event_type, occurred_at: now, session_id, ordering_key, trace, body })
 }
 
 /// What an event of a type may look like: the example of the catalogue, in the session if one is named.
