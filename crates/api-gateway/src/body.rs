@@ -15,14 +15,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
 
+use crate::config::ClientLimits;
 use crate::error::{ApiError, Code};
 use crate::hints;
 
 /// Largest request body, in bytes: the largest `data` and room for the rest of an event.
 pub(crate) const MAX_BODY_BYTES: usize = domain::MAX_DATA_BYTES + 16 * 1024;
-
-/// How long a client may take to send its request body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A JSON body of the given shape.
 pub(crate) struct JsonBody<T>(pub(crate) T);
@@ -73,10 +71,13 @@ fn read(
 ) -> impl Future<Output = Result<Bytes, ApiError>> + use<> {
     let headers = check_content_type(request).and_then(|()| check_length(request, max_bytes));
     let payload = web::Payload::from_request(request, payload).into_inner();
+    let deadline =
+        request.app_data::<web::Data<ClientLimits>>().map_or_else(ClientLimits::default, |limits| ***limits);
+    let deadline = deadline.body_timeout;
     async move {
         headers?;
         let payload = payload.map_err(|_| unreadable())?;
-        timeout(BODY_TIMEOUT, collect(payload, max_bytes)).await.map_err(|_| too_slow())?
+        timeout(deadline, collect(payload, max_bytes)).await.map_err(|_| too_slow(deadline))?
     }
 }
 
@@ -106,8 +107,8 @@ fn too_large(max_bytes: usize) -> ApiError {
     ApiError::new(Code::PayloadTooLarge, format!("The request body must be at most {kib} KiB"))
 }
 
-fn too_slow() -> ApiError {
-    let seconds = BODY_TIMEOUT.as_secs();
+fn too_slow(deadline: Duration) -> ApiError {
+    let seconds = deadline.as_secs();
     ApiError::new(Code::RequestTimeout, format!("The request body must arrive within {seconds} s"))
 }
 

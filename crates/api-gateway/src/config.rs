@@ -59,6 +59,16 @@ const FORWARDED_HEADER: Setting = Setting::optional::<ForwardedHeader>(
     "X-Forwarded-For",
     "where trusted proxies say it: `X-Forwarded-For` or `Forwarded`",
 );
+const MAX_CONNECTIONS: Setting = Setting::optional::<Count<1, 1_000_000>>(
+    "max_connections",
+    "20000",
+    "connections of clients that one gateway has open; further ones wait until some end",
+);
+const UNAUTHENTICATED_RATE: Setting = Setting::optional::<Count<0, 100_000>>(
+    "unauthenticated_rate",
+    "20",
+    "requests a second that one address (of IPv6: one /64 network) may make without a valid token or key, five seconds' worth at once; 0: any number",
+);
 const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<1, 100>>(
     "gateway_database_connections",
     "8",
@@ -66,7 +76,7 @@ const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<1, 100>>(
 );
 
 /// Every setting of the gateway.
-pub const SETTINGS: [Setting; 30] = [
+pub const SETTINGS: [Setting; 32] = [
     values::DATABASE_URL,
     values::AMQP_URL,
     values::AMQP_PREFIX,
@@ -96,8 +106,37 @@ pub const SETTINGS: [Setting; 30] = [
     CORS_ORIGINS,
     TRUSTED_PROXIES,
     FORWARDED_HEADER,
+    MAX_CONNECTIONS,
+    UNAUTHENTICATED_RATE,
     DATABASE_CONNECTIONS,
 ];
+
+/// What clients may do before it is known who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// How long a client may take to send its request line and headers.
+    pub header_timeout: Duration,
+    /// How long it may take to send its request body.
+    pub body_timeout: Duration,
+    /// How long an idle connection is kept.
+    pub keep_alive: Duration,
+    /// Connections open at a time.
+    pub max_connections: u32,
+    /// Requests of one address without a valid token or key; 0: any number.
+    pub strangers_per_second: u32,
+}
+
+impl Default for ClientLimits {
+    fn default() -> Self {
+        Self {
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(15),
+            keep_alive: Duration::from_secs(75),
+            max_connections: 20_000,
+            strangers_per_second: 20,
+        }
+    }
+}
 
 /// Everything a gateway needs to run.
 pub struct Config {
@@ -137,6 +176,8 @@ pub struct Config {
     pub proxies: Proxies,
     /// Which traces are kept.
     pub tracer: Tracer,
+    /// What clients may do before it is known who they are.
+    pub clients: ClientLimits,
     /// How long a shutdown may take.
     pub drain_timeout: Duration,
 }
@@ -184,6 +225,11 @@ impl ProcessConfig {
             schema_validation: settings.get(&SCHEMA_VALIDATION)?,
             retention: values::retention(&settings)?,
             event_links: settings.get(&values::PUBLIC_URL)?,
+            clients: ClientLimits {
+                max_connections: settings.get::<Count<1, 1_000_000>>(&MAX_CONNECTIONS)?.0,
+                strangers_per_second: settings.get::<Count<0, 100_000>>(&UNAUTHENTICATED_RATE)?.0,
+                ..ClientLimits::default()
+            },
             cors_origins: settings.get(&CORS_ORIGINS)?,
             proxies: Proxies {
                 trusted: settings.get(&TRUSTED_PROXIES)?,

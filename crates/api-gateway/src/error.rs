@@ -45,15 +45,19 @@ pub enum Code {
     PreconditionFailed,
     /// 413: the request body is too large.
     PayloadTooLarge,
+    /// 414: path and query are too long.
+    UriTooLong,
     /// 415: the request body is not JSON.
     UnsupportedMediaType,
+    /// 431: the headers are too large.
+    HeadersTooLarge,
     /// 503: the broker or the database is away; retry after the time in `Retry-After`.
     ServiceUnavailable,
 }
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::ValidationError,
         Self::Unauthorized,
         Self::Forbidden,
@@ -68,7 +72,9 @@ impl Code {
         Self::RequestTimeout,
         Self::PreconditionFailed,
         Self::PayloadTooLarge,
+        Self::UriTooLong,
         Self::UnsupportedMediaType,
+        Self::HeadersTooLarge,
         Self::ServiceUnavailable,
     ];
 
@@ -84,7 +90,9 @@ impl Code {
             Self::Conflict => 409,
             Self::PreconditionFailed => 412,
             Self::PayloadTooLarge => 413,
+            Self::UriTooLong => 414,
             Self::UnsupportedMediaType => 415,
+            Self::HeadersTooLarge => 431,
             Self::RateLimited => 429,
             Self::InternalError => 500,
             Self::WhatsappUnavailable => 502,
@@ -277,7 +285,9 @@ impl ResponseError for ApiError {
             | Code::RequestTimeout
             | Code::PreconditionFailed
             | Code::PayloadTooLarge
-            | Code::UnsupportedMediaType => {}
+            | Code::UriTooLong
+            | Code::UnsupportedMediaType
+            | Code::HeadersTooLarge => {}
         }
         response.json(self.envelope())
     }

@@ -42,7 +42,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-pub use config::Config;
+pub use config::{ClientLimits, Config};
 pub use error::Code;
 pub use http::client::{ForwardedHeader, Proxies, TrustedProxies};
 pub use http::cors::Origins;
@@ -51,8 +51,9 @@ pub use token_keys::{JwksUrl, TokenKeyConfig};
 
 use crate::api_keys::ApiKeys;
 use crate::catalogue::Catalogue;
-use crate::http::queries::KnownParameters;
-use crate::http::{compression, cors, methods, queries};
+use crate::http::queries::ProtectedRoutes;
+use crate::http::strangers::{self, Strangers};
+use crate::http::{compression, cors, heads, methods, queries};
 use crate::intake::Intakes;
 use crate::metrics::Metrics;
 use crate::state::State;
@@ -62,10 +63,6 @@ use crate::token_keys::TokenKeys;
 
 /// How long a readiness check waits for the database.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a client may take to send its request line and headers.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an idle connection is kept.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// A running gateway.
 pub struct Gateway {
@@ -136,7 +133,13 @@ impl Gateway {
         let tracer = web::Data::new(config.tracer);
         let origins = web::Data::new(config.cors_origins);
         let proxies = web::Data::new(config.proxies);
-        let known = web::Data::new(KnownParameters::of(&openapi::document()));
+        let routes = web::Data::new(ProtectedRoutes::of(&openapi::document()));
+        let clients = config.clients;
+        let strangers = web::Data::new(Strangers::new(clients.strangers_per_second));
+        // As many workers as would be anyway, but for a cap that gives each less than one connection.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let most = usize::try_from(clients.max_connections).unwrap_or(usize::MAX);
+        let workers = cores.min(most).max(1);
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(state.clone())
@@ -144,21 +147,27 @@ impl Gateway {
                 .app_data(origins.clone())
                 .app_data(proxies.clone())
                 .app_data(tracer.clone())
-                .app_data(known.clone())
+                .app_data(routes.clone())
+                .app_data(strangers.clone())
+                .app_data(web::Data::new(clients))
                 // The last one is the outermost.
                 .wrap(from_fn(queries::refuse_unknown))
                 .wrap(from_fn(methods::answer_head_and_options))
+                .wrap(from_fn(strangers::limit))
+                .wrap(from_fn(heads::limit))
                 .wrap(from_fn(compression::compress))
                 .wrap(from_fn(request_log::log_request))
                 .wrap(from_fn(cors::share))
                 .wrap(from_fn(spans::trace_request))
                 .configure(health::routes(served_readiness.clone()))
                 .configure(openapi::routes)
-                .configure(routes::all)
-                .default_service(web::route().to(routes::not_found))
+                .configure(crate::routes::all)
+                .default_service(web::route().to(crate::routes::not_found))
         })
-        .client_request_timeout(HEADER_TIMEOUT)
-        .keep_alive(KEEP_ALIVE)
+        .workers(workers)
+        .max_connections(most / workers)
+        .client_request_timeout(clients.header_timeout)
+        .keep_alive(clients.keep_alive)
         .shutdown_timeout(config.drain_timeout.as_secs().max(1))
         .disable_signals()
         .bind(config.http_address)?;

@@ -15,10 +15,10 @@ use utoipa::openapi::{OpenApi, RefOr};
 use crate::error::ApiError;
 use crate::hints;
 
-/// The query parameters of each path and method that needs a token.
-pub(crate) struct KnownParameters(HashMap<(String, Method), Vec<String>>);
+/// Each path and method that needs a token or a key, with its query parameters.
+pub(crate) struct ProtectedRoutes(HashMap<(String, Method), Vec<String>>);
 
-impl KnownParameters {
+impl ProtectedRoutes {
     pub(crate) fn of(document: &OpenApi) -> Self {
         let operations = document.paths.paths.iter().flat_map(|(path, item)| {
             let methods = methods(item).into_iter();
@@ -26,6 +26,12 @@ impl KnownParameters {
         });
         let protected = operations.filter(|(_, _, operation)| operation.security.is_some());
         Self(protected.map(|(path, method, operation)| ((path.clone(), method), names(operation))).collect())
+    }
+
+    /// Whether a path with this pattern wants a token or a key for the method.
+    pub(crate) fn contains(&self, pattern: String, method: Method) -> bool {
+        let method = if method == Method::HEAD { Method::GET } else { method };
+        self.0.contains_key(&(pattern, method))
     }
 
     /// What is wrong with a query, by parameter.
@@ -68,7 +74,7 @@ pub(crate) async fn refuse_unknown(
 ) -> Result<ServiceResponse<EitherBody<impl MessageBody>>, actix_web::Error> {
     if !request.query_string().is_empty()
         && let Some(pattern) = request.match_pattern()
-        && let Some(known) = request.app_data::<web::Data<KnownParameters>>().cloned()
+        && let Some(known) = request.app_data::<web::Data<ProtectedRoutes>>().cloned()
         && let Err(error) = known.check(pattern, request.method().clone(), request.query_string())
     {
         return Ok(request.into_response(error.error_response()).map_into_right_body());

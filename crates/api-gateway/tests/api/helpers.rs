@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use api_gateway::{Config, Gateway, Origins, Proxies, SchemaValidation, TokenKeyConfig};
+use api_gateway::{ClientLimits, Config, Gateway, Origins, Proxies, SchemaValidation, TokenKeyConfig};
 use chrono::{TimeDelta, Utc};
 use domain::{EventLinks, RetrySchedule, TenantId};
 use prometheus_client::registry::Registry;
@@ -207,6 +207,8 @@ fn config(database: &TestDatabase, broker: &TestBroker) -> Config {
         schema_validation: SchemaValidation::Off,
         retention: Duration::from_secs(30 * 86_400),
         event_links: EventLinks::default(),
+        // Many tests are one address.
+        clients: ClientLimits { strangers_per_second: 0, ..ClientLimits::default() },
         cors_origins: Origins::default(),
         proxies: Proxies::default(),
         tracer: Tracer::off(),

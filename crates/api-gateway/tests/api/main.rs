@@ -15,6 +15,7 @@ mod filters;
 mod habits;
 mod helpers;
 mod history;
+mod hostile_clients;
 mod idempotency;
 mod limits;
 mod metrics;

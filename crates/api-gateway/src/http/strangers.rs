@@ -1,0 +1,145 @@
+//! Requests behind which no valid token or key stands: so many of an address, and no more. Those of known callers are
+//! bounded by their plans, and never count here: who shares an address with a noisy stranger is not hurt.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
+use actix_web::middleware::Next;
+use actix_web::{HttpMessage as _, ResponseError as _, web};
+use domain::{Rate, Throttle};
+use tokio::time::Instant;
+
+use crate::error::ApiError;
+use crate::http::queries::ProtectedRoutes;
+use crate::request_origin::ClientAddress;
+
+/// Addresses remembered. Beyond that those are forgotten first that owe nothing, and then all.
+const MAX_REMEMBERED: usize = 50_000;
+/// Bits of an IPv6 address that tell networks apart. The rest is the choice of whoever has the network.
+const IPV6_NETWORK_BITS: u32 = 64;
+
+/// What addresses have used up of the rate.
+pub(crate) struct Strangers {
+    /// `None`: without limit.
+    rate: Option<Rate>,
+    started: Instant,
+    throttles: Mutex<HashMap<IpAddr, Throttle>>,
+}
+
+impl Strangers {
+    /// Of `per_second` requests; 0: of any number.
+    pub(crate) fn new(per_second: u32) -> Self {
+        let rate = (per_second > 0).then(|| Rate::per_minute(per_second.saturating_mul(60)));
+        Self { rate, started: Instant::now(), throttles: Mutex::default() }
+    }
+
+    fn take(&self, address: IpAddr) -> Result<(), ApiError> {
+        let Some(rate) = self.rate else { return Ok(()) };
+        let now = self.started.elapsed();
+        let mut throttles = self.lock();
+        make_room(&mut throttles, rate, now);
+        throttles.entry(network(address)).or_default().take(1, rate, now).map_err(|throttled| {
+            let message = format!(
+                "Your address may make {} requests a minute without a valid token or key",
+                rate.calls_per_minute()
+            );
+            ApiError::rate_limited(message, "address", rate, throttled.wait)
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Throttle>> {
+        self.throttles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn make_room(throttles: &mut HashMap<IpAddr, Throttle>, rate: Rate, now: Duration) {
+    if throttles.len() < MAX_REMEMBERED {
+        return;
+    }
+    throttles.retain(|_, throttle| throttle.remaining(rate, now) < rate.burst());
+    // So many at a time are an attack from everywhere, against which this is no remedy; memory is not to be its victim.
+    if throttles.len() >= MAX_REMEMBERED {
+        throttles.clear();
+    }
+}
+
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (u128::BITS - IPV6_NETWORK_BITS))).into()
+        }
+    }
+}
+
+/// A public route counts before it is served, a refused credential after. Where there is no more room, the answer is 429.
+pub(crate) async fn limit(
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<EitherBody<impl MessageBody>>, actix_web::Error> {
+    let address = request.extensions().get::<ClientAddress>().map(|address| address.0);
+    let strangers = request.app_data::<web::Data<Strangers>>().cloned();
+    let (Some(address), Some(strangers)) = (address, strangers) else {
+        return Ok(next.call(request).await?.map_into_left_body());
+    };
+    if is_public(&request)
+        && let Err(error) = strangers.take(address)
+    {
+        return Ok(request.into_response(error.error_response()).map_into_right_body());
+    }
+    let response = next.call(request).await?;
+    if response.status() == StatusCode::UNAUTHORIZED
+        && let Err(error) = strangers.take(address)
+    {
+        return Ok(response.into_response(error.error_response()).map_into_right_body());
+    }
+    Ok(response.map_into_left_body())
+}
+
+/// Probes of the machines around ask for the health as often as they like.
+fn is_public(request: &ServiceRequest) -> bool {
+    let routes = request.app_data::<web::Data<ProtectedRoutes>>();
+    let pattern = request.match_pattern().unwrap_or_default();
+    !request.path().starts_with("/health/")
+        && !routes.is_some_and(|routes| routes.contains(pattern, request.method().clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_its_burst_and_then_its_rate_and_others_have_theirs() {
+        let strangers = Strangers::new(20);
+        let address = |last| IpAddr::from([192, 0, 2, last]);
+        for _ in 0..100 {
+            assert!(strangers.take(address(1)).is_ok());
+        }
+        let refused = (0..100).filter(|_| strangers.take(address(1)).is_err()).count();
+        assert!(refused >= 90, "{refused}");
+        assert!(strangers.take(address(2)).is_ok());
+        assert!((0..1000).all(|_| Strangers::new(0).take(address(1)).is_ok()));
+    }
+
+    #[test]
+    fn an_ipv6_network_is_one_and_a_mapped_address_is_the_ipv4_one() {
+        let network = |text: &str| network(text.parse().unwrap());
+        assert_eq!(network("2001:db8:1:2:3:4:5:6"), network("2001:db8:1:2::1"));
+        assert_ne!(network("2001:db8:1:2::1"), network("2001:db8:1:3::1"));
+        assert_eq!(network("::ffff:192.0.2.1"), network("192.0.2.1"));
+    }
+
+    #[test]
+    fn memory_is_bounded_whoever_calls() {
+        let strangers = Strangers::new(20);
+        for number in (0_u32..).take(MAX_REMEMBERED + 10) {
+            assert!(strangers.take(IpAddr::from(number.to_be_bytes())).is_ok());
+        }
+        assert!(strangers.lock().len() <= MAX_REMEMBERED);
+    }
+}
