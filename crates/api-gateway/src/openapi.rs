@@ -1,5 +1,8 @@
 //! The OpenAPI document, generated from the handlers, and Swagger UI.
 
+mod everywhere;
+mod examples;
+
 use actix_web::web::{self, ServiceConfig};
 use domain::Scope;
 use utoipa::openapi::path::{Operation, PathItem};
@@ -9,6 +12,8 @@ use utoipa::openapi::security::{
 use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
+use self::everywhere::Everywhere;
+use self::examples::Examples;
 use crate::routes::{
     api_keys, audit_log, event_batches, event_deliveries, event_previews, event_types, events, history,
     plans, stored_events, tenants, webhooks,
@@ -71,7 +76,7 @@ use crate::routes::{
         (name = "Audit log", description = "Who did what, when and from where"),
         (name = "Administration", description = "Tenants and plans, for those who run the installation")
     ),
-    modifiers(&Access)
+    modifiers(&Access, &Everywhere, &Examples)
 )]
 struct Document;
 

@@ -81,7 +81,7 @@ pub(crate) struct DeletedEventType {
     tag = "Webhooks",
     params(
         ("include" = Option<String>, Query, description = "`domain`: also `webhook.created`, `delivery.exhausted` and the like",
-            example = "domain"),
+            pattern = "^domain$", example = "domain"),
     ),
     responses(
         (status = 200, description = "The event types", body = Success<Vec<String>>,

@@ -32,12 +32,15 @@ use crate::state::State;
 pub(crate) struct ChangeWebhook {
     /// As at creation.
     #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = String)]
     url: Option<String>,
     /// As at creation.
     #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Vec<String>)]
     events: Option<Vec<String>>,
     /// Signs the deliveries from now on, alone; `POST …/secret/rotate` lets the old one sign beside it for a while.
     #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = String)]
     secret: Option<String>,
     /// Null wants all sessions again.
     #[serde(default, deserialize_with = "present")]
@@ -49,6 +52,7 @@ pub(crate) struct ChangeWebhook {
     filter: Option<Option<Box<RawValue>>>,
     /// False cancels what waits to be delivered; true also ends a switch-off by Postrider.
     #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = bool)]
     is_active: Option<bool>,
     /// Null: no limit.
     #[serde(default, deserialize_with = "present")]
@@ -64,6 +68,7 @@ pub(crate) struct ChangeWebhook {
     drain_rate: Option<Option<i64>>,
     /// True keeps the order of events accepted from about two seconds later.
     #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = bool)]
     ordered: Option<bool>,
     /// Null takes it away.
     #[serde(default, deserialize_with = "present")]
@@ -88,10 +93,11 @@ pub(crate) struct ChangeWebhook {
     retry_schedule: Option<Option<Vec<i64>>>,
     /// As at creation.
     #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = bool)]
     thin: Option<bool>,
     /// As at creation.
     #[serde(default, deserialize_with = "present")]
-    #[schema(minimum = 1, maximum = 1)]
+    #[schema(value_type = i64, minimum = 1, maximum = 1)]
     payload_version: Option<i64>,
 }
 
