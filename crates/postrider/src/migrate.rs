@@ -7,7 +7,7 @@ use store::Store;
 /// Bring the database schema up to date (operators)
 ///
 /// Applies the migrations that are missing, each in a transaction of its own, and makes the partitions of the coming days.
-/// Safe to run again, and by several at once. The other binaries do not start before it is done.
+/// Then sees to it that each service's role may do what it needs and no more. Safe to run again, and by several at once. The other binaries do not start before it is done.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Postgres: postgres://user:password@host:port/database
@@ -27,6 +27,14 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     let applied = store.migrate(|migration| println!("applied {}", migration.name)).await?;
     if applied == 0 {
         println!("the schema is up to date");
+    }
+    let missing = store.missing_roles().await?;
+    if !missing.is_empty() {
+        println!(
+            "the server has no role {}: services can only run as the owner, without row-level security. A superuser makes \
+             the roles with deploy/roles.sql; then migrate again",
+            missing.join(", ")
+        );
     }
     let today = Utc::now().date_naive();
     let partitions = store

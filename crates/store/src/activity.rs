@@ -70,9 +70,8 @@ impl Store {
         let since = (now - WINDOW).duration_trunc(Duration::hours(1)).unwrap_or(now - WINDOW);
         let share = (MAX_ATTEMPTS / webhooks.len()).max(MIN_ATTEMPTS_PER_WEBHOOK);
         let share = i64::try_from(share).unwrap_or(i64::MAX);
-        let client = self.connection().await?;
-        let statement = client.prepare_cached(ACTIVITY_OF).await?;
-        let rows = client.query(&statement, &[&tenant.0, &ids, &since, &share, &MAX_WAITING]).await?;
+        let client = self.of_tenant(tenant).await?;
+        let rows = client.query(ACTIVITY_OF, &[&tenant.0, &ids, &since, &share, &MAX_WAITING]).await?;
         let read = |row: &Row| {
             let activity = Activity {
                 last_success_at: row.get("last_success_at"),

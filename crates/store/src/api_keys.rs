@@ -154,7 +154,7 @@ impl Store {
         new: &NewApiKey,
         now: DateTime<Utc>,
     ) -> Result<ApiKeyRow, ApiKeyError> {
-        let mut client = self.connection().await?;
+        let mut client = self.of_tenant(tenant).await?;
         let transaction = client.transaction().await?;
         let statement = transaction.prepare_cached(LOCK_TENANT).await?;
         if transaction.query_opt(&statement, &[&tenant.0]).await?.is_none() {
@@ -202,15 +202,13 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<ApiKeyRow>, StoreError> {
         let before = before.map_or(Uuid::max(), |id| id.0);
-        let client = self.connection().await?;
-        let rows = client.query(&client.prepare_cached(LIST).await?, &[&tenant.0, &before, &limit]).await?;
+        let rows = self.of_tenant(tenant).await?.query(LIST, &[&tenant.0, &before, &limit]).await?;
         rows.iter().map(read).collect()
     }
 
     /// The key of a hash, whether or not it still opens anything.
     pub async fn api_key(&self, hash: &[u8; 32]) -> Result<Option<ApiKeyRow>, StoreError> {
-        let client = self.connection().await?;
-        let row = client.query_opt(&client.prepare_cached(FIND).await?, &[&&hash[..]]).await?;
+        let row = self.over_tenants().await?.query_opt(FIND, &[&&hash[..]]).await?;
         row.as_ref().map(read).transpose()
     }
 
@@ -221,7 +219,7 @@ impl Store {
         id: ApiKeyId,
         now: DateTime<Utc>,
     ) -> Result<Option<ApiKeyRow>, StoreError> {
-        let mut client = self.connection().await?;
+        let mut client = self.of_tenant(tenant).await?;
         let transaction = client.transaction().await?;
         let statement = transaction.prepare_cached(REVOKE).await?;
         let row = transaction.query_opt(&statement, &[&tenant.0, &id.0, &now]).await?;
@@ -237,8 +235,7 @@ impl Store {
     pub async fn record_api_key_use(&self, used: &[(ApiKeyId, DateTime<Utc>)]) -> Result<(), StoreError> {
         let ids: Vec<Uuid> = used.iter().map(|(id, _)| id.0).collect();
         let times: Vec<DateTime<Utc>> = used.iter().map(|(_, at)| *at).collect();
-        let client = self.connection().await?;
-        client.execute(&client.prepare_cached(RECORD_USE).await?, &[&ids, &times]).await?;
+        self.over_tenants().await?.query(RECORD_USE, &[&ids, &times]).await?;
         Ok(())
     }
 }

@@ -189,8 +189,7 @@ impl Store {
             Some(cursor) if cursor.started_at < newest => (cursor.started_at, cursor.event_id.as_str()),
             Some(_) | None => (newest, ""),
         };
-        let client = self.connection().await?;
-        let statement = client.prepare_cached(LIST_ATTEMPTS).await?;
+        let client = self.of_tenant(tenant).await?;
         let outcome = filter.outcome.map(AttemptOutcome::code);
         let event_type = filter.event_type.as_ref().map(EventType::as_str);
         let event_id = filter.event_id.as_ref().map(EventId::as_str);
@@ -207,7 +206,7 @@ impl Store {
             &event_type,
             &event_id,
         ];
-        let rows = client.query(&statement, &parameters).await?;
+        let rows = client.query(LIST_ATTEMPTS, &parameters).await?;
         let mut attempts = rows.iter().map(read_attempt).collect::<Result<Vec<_>, _>>()?;
         let has_more = attempts.len() > limit;
         attempts.truncate(limit);
@@ -215,18 +214,18 @@ impl Store {
             let next = attempts.last().map(Attempt::cursor);
             return Ok(AttemptPage { attempts, next });
         }
-        let statement = client.prepare_cached(LAST_LOOKED_AT).await?;
-        let last =
-            client.query_opt(&statement, &[&tenant.0, &webhook.0, &from, &until, &before, &LOOKS_AT]).await?;
+        let last = client
+            .query_opt(LAST_LOOKED_AT, &[&tenant.0, &webhook.0, &from, &until, &before, &LOOKS_AT])
+            .await?;
         let next = last.as_ref().map(read_cursor).transpose()?;
         Ok(AttemptPage { attempts, next })
     }
 
     /// Whether there is a history of a webhook: that of one that is gone is kept like any other.
     pub async fn has_attempts(&self, tenant: TenantId, webhook: WebhookId) -> Result<bool, StoreError> {
-        let client = self.connection().await?;
-        let statement = client.prepare_cached(HAS_ATTEMPTS).await?;
-        Ok(client.query_one(&statement, &[&tenant.0, &webhook.0]).await?.get(0))
+        let client = self.of_tenant(tenant).await?;
+        let row = client.query_opt(HAS_ATTEMPTS, &[&tenant.0, &webhook.0]).await?;
+        Ok(row.is_some_and(|row| row.get(0)))
     }
 
     /// Writes a test down. It is of no delivery, so nothing follows from it.
@@ -247,8 +246,7 @@ impl Store {
             &Trigger::Test.code(),
         ];
         let parameters = [&exchanges.parameters()[..], &attempt].concat();
-        let client = self.connection().await?;
-        client.execute(&client.prepare_cached(RECORD_TEST).await?, &parameters).await?;
+        self.of_tenant(test.tenant_id).await?.query(RECORD_TEST, &parameters).await?;
         Ok(())
     }
 
@@ -259,11 +257,10 @@ impl Store {
         webhook: WebhookId,
         attempt: &AttemptCursor,
     ) -> Result<Option<Attempt>, StoreError> {
-        let client = self.connection().await?;
-        let statement = client.prepare_cached(GET_ATTEMPT).await?;
+        let client = self.of_tenant(tenant).await?;
         let parameters: [&(dyn ToSql + Sync); 4] =
             [&tenant.0, &webhook.0, &attempt.started_at, &attempt.event_id.as_str()];
-        client.query_opt(&statement, &parameters).await?.as_ref().map(read_attempt).transpose()
+        client.query_opt(GET_ATTEMPT, &parameters).await?.as_ref().map(read_attempt).transpose()
     }
 }
 

@@ -194,8 +194,12 @@ impl Store {
 
     /// Writes down what is done without a change, such as reading a secret.
     pub async fn log_use(&self, action: &'static str, resource_id: &str) -> Result<(), StoreError> {
-        let client = self.connection().await?;
-        self.log(&client, action, resource_id, Changes::default()).await
+        let Some(origin) = &self.origin else { return Ok(()) };
+        let mut client = self.of_tenant(origin.tenant).await?;
+        let transaction = client.transaction().await?;
+        self.log(&transaction, action, resource_id, Changes::default()).await?;
+        transaction.commit().await?;
+        Ok(())
     }
 
     /// Writes down what is done, with the change itself; nothing where it is done on Postrider's own account.
@@ -239,7 +243,7 @@ impl Store {
         let from = filter.from.unwrap_or(DateTime::UNIX_EPOCH);
         let newest = AuditLogCursor { at: filter.to.unwrap_or(LATEST), sequence: 0 };
         let before = after.filter(|after| after.at < newest.at).unwrap_or(newest);
-        let client = self.connection().await?;
+        let client = self.of_tenant(tenant).await?;
         let parameters: [&(dyn ToSql + Sync); 10] = [
             &tenant.0,
             &one_more,
@@ -252,7 +256,7 @@ impl Store {
             &filter.resource_id,
             &filter.actor,
         ];
-        let rows = client.query(&client.prepare_cached(LIST_AUDIT_LOG).await?, &parameters).await?;
+        let rows = client.query(LIST_AUDIT_LOG, &parameters).await?;
         let mut entries = rows.iter().map(read_entry).collect::<Result<Vec<_>, _>>()?;
         let has_more = entries.len() > limit;
         entries.truncate(limit);
@@ -260,10 +264,9 @@ impl Store {
             let next = entries.last().map(|entry| entry.place);
             return Ok(AuditLogPage { entries, next });
         }
-        let statement = client.prepare_cached(LAST_ENTRY_LOOKED_AT).await?;
         let parameters: [&(dyn ToSql + Sync); 5] =
             [&tenant.0, &from, &before.at, &before.sequence, &LOOKS_AT];
-        let last = client.query_opt(&statement, &parameters).await?;
+        let last = client.query_opt(LAST_ENTRY_LOOKED_AT, &parameters).await?;
         Ok(AuditLogPage { entries, next: last.as_ref().map(read_place) })
     }
 

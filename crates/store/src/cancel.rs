@@ -42,7 +42,7 @@ impl Store {
         event: &EventId,
         now: DateTime<Utc>,
     ) -> Result<Cancellation, StoreError> {
-        let mut client = self.connection().await?;
+        let mut client = self.of_tenant(tenant).await?;
         let transaction = client.transaction().await?;
         let statement = transaction.prepare_cached(CANCEL_DELIVERY).await?;
         let row = transaction.query_one(&statement, &[&tenant.0, &webhook.0, &event.as_str(), &now]).await?;

@@ -176,9 +176,9 @@ impl Store {
     ) -> Result<Vec<DeliveryStatus>, StoreError> {
         let after = after.map_or(Uuid::nil(), |id| id.0);
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let client = self.connection().await?;
-        let statement = client.prepare_cached(EVENT_DELIVERIES).await?;
-        let rows = client.query(&statement, &[&tenant.0, &event.as_str(), &after, &limit, &now]).await?;
+        let client = self.of_tenant(tenant).await?;
+        let rows =
+            client.query(EVENT_DELIVERIES, &[&tenant.0, &event.as_str(), &after, &limit, &now]).await?;
         rows.iter().map(read_status).collect()
     }
 
@@ -196,20 +196,18 @@ impl Store {
         let (after, day) = after.map_or(("", NaiveDate::default()), |cursor| {
             (cursor.event_id.as_str(), cursor.started_at.date_naive())
         });
-        let client = self.connection().await?;
-        let statement = client.prepare_cached(UNFINISHED_DELIVERIES).await?;
+        let client = self.of_tenant(tenant).await?;
         let parameters: [&(dyn ToSql + Sync); 8] =
             [&tenant.0, &webhook.0, &after, &day, &now, &wanted.code(), &one_more, &LOOKS_AT];
-        let rows = client.query(&statement, &parameters).await?;
+        let rows = client.query(UNFINISHED_DELIVERIES, &parameters).await?;
         let mut found = rows.iter().map(read_status).collect::<Result<Vec<_>, _>>()?;
         if found.len() > limit {
             found.truncate(limit);
             let next = found.last().map(|last| place(&last.event_id, last.event_day));
             return Ok((found, next));
         }
-        let statement = client.prepare_cached(LAST_UNFINISHED_LOOKED_AT).await?;
         let parameters: [&(dyn ToSql + Sync); 5] = [&tenant.0, &webhook.0, &after, &day, &LOOKS_AT];
-        let last = client.query_opt(&statement, &parameters).await?;
+        let last = client.query_opt(LAST_UNFINISHED_LOOKED_AT, &parameters).await?;
         let next = last.as_ref().map(|row| Ok::<_, StoreError>(place(&event_id(row)?, row.get("event_day"))));
         Ok((found, next.transpose()?))
     }

@@ -90,7 +90,7 @@ impl Store {
         most: i64,
     ) -> Result<EventTypePut, StoreError> {
         let EventTypeRow { name, description, schema, example } = event_type;
-        let mut client = self.connection().await?;
+        let mut client = self.over_tenants().await?;
         let transaction = client.transaction().await?;
         transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[]).await?;
         let statement = transaction.prepare_cached(EVENT_TYPE).await?;
@@ -106,7 +106,7 @@ impl Store {
 
     /// Deletes a type that no webhook wants by its name.
     pub async fn delete_event_type(&self, name: &str) -> Result<EventTypeDeletion, StoreError> {
-        let mut client = self.connection().await?;
+        let mut client = self.over_tenants().await?;
         let transaction = client.transaction().await?;
         transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[]).await?;
         let statement = transaction.prepare_cached(DELETE_EVENT_TYPE).await?;

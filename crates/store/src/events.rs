@@ -142,9 +142,8 @@ impl Store {
 
     /// One event, if it was handed over and is still kept.
     pub async fn event(&self, tenant: TenantId, id: &EventId) -> Result<Option<StoredEvent>, StoreError> {
-        let client = self.connection().await?;
-        let statement = client.prepare_cached(GET_EVENT).await?;
-        let row = client.query_opt(&statement, &[&tenant.0, &id.as_str()]).await?;
+        let client = self.of_tenant(tenant).await?;
+        let row = client.query_opt(GET_EVENT, &[&tenant.0, &id.as_str()]).await?;
         row.as_ref().map(read_event).transpose()
     }
 }

@@ -75,11 +75,10 @@ impl Store {
         webhook: WebhookId,
         attempt: &AttemptCursor,
     ) -> Result<Option<Exchange>, StoreError> {
-        let client = self.connection().await?;
-        let statement = client.prepare_cached(GET_EXCHANGE).await?;
+        let client = self.of_tenant(tenant).await?;
         let parameters: [&(dyn ToSql + Sync); 4] =
             [&tenant.0, &webhook.0, &attempt.started_at, &attempt.event_id.as_str()];
-        client.query_opt(&statement, &parameters).await?.as_ref().map(read_exchange).transpose()
+        client.query_opt(GET_EXCHANGE, &parameters).await?.as_ref().map(read_exchange).transpose()
     }
 }
 

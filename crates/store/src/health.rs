@@ -48,7 +48,7 @@ FROM webhook_health WHERE updated_at >= $1";
 
 const HEALTH_OF: &str = "-- health_of
 SELECT webhook_id, failing_since, open_until, consecutive_failures, times_opened, is_draining
-FROM webhook_health WHERE webhook_id = ANY($1)";
+FROM webhook_health WHERE webhook_id = ANY (ARRAY(SELECT id FROM webhooks WHERE tenant_id = $2 AND id = ANY($1)))";
 
 const FORGET_HEALTHY: &str = "-- forget_healthy
 DELETE FROM webhook_health WHERE failing_since IS NULL AND open_until IS NULL AND NOT is_draining AND updated_at < $1 AND next_at < $1";
@@ -92,11 +92,14 @@ impl Store {
         Ok(rows.iter().map(read_health).collect())
     }
 
-    /// How these webhooks are doing; those that are not in the answer are healthy.
-    pub async fn health_of(&self, webhooks: &[WebhookId]) -> Result<Vec<(WebhookId, Health)>, StoreError> {
+    /// How these webhooks of a tenant's are doing; those that are not in the answer are healthy.
+    pub async fn health_of(
+        &self,
+        tenant: TenantId,
+        webhooks: &[WebhookId],
+    ) -> Result<Vec<(WebhookId, Health)>, StoreError> {
         let ids: Vec<Uuid> = webhooks.iter().map(|id| id.0).collect();
-        let client = self.connection().await?;
-        let rows = client.query(&client.prepare_cached(HEALTH_OF).await?, &[&ids]).await?;
+        let rows = self.of_tenant(tenant).await?.query(HEALTH_OF, &[&ids, &tenant.0]).await?;
         Ok(rows.iter().map(read_health).collect())
     }
 

@@ -27,10 +27,9 @@ impl Store {
         now: DateTime<Utc>,
         since: DateTime<Utc>,
     ) -> Result<bool, StoreError> {
-        let client = self.connection().await?;
-        let statement = client.prepare_cached(USE_KEY).await?;
-        let row = client.query_one(&statement, &[&tenant.0, &key, &body_digest, &now, &since]).await?;
-        Ok(row.get(0))
+        let client = self.of_tenant(tenant).await?;
+        let row = client.query_opt(USE_KEY, &[&tenant.0, &key, &body_digest, &now, &since]).await?;
+        Ok(row.is_some_and(|row| row.get(0)))
     }
 
     /// Deletes the keys that were used before `before`.

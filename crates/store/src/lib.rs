@@ -3,6 +3,7 @@
 //! One file for each table, with the queries beside the code that reads their rows. Times are always passed in: a query never
 //! asks the database what time it is, but for the one by which dispatchers set their clocks.
 
+mod access;
 mod activity;
 mod api_keys;
 mod attempts;
@@ -36,10 +37,12 @@ mod rotation;
 mod sealing;
 mod sessions;
 mod statistics;
+mod tenancy;
 mod tenants;
 mod usage;
 mod webhooks;
 
+pub use access::SERVICE_ROLES;
 pub use activity::Activity;
 pub use api_keys::{ApiKeyError, ApiKeyRow, NewApiKey};
 pub use attempts::{Attempt, AttemptCursor, AttemptFilter, AttemptOutcome, AttemptPage};

@@ -5,7 +5,7 @@ use domain::Backoff;
 use tokio::time::sleep;
 use tracing::warn;
 
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, access};
 
 /// One step of the schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,7 @@ const MIGRATIONS: &[Migration] = &migrations![
     "0015_publishing",
     "0016_exchanges",
     "0017_traces",
+    "0018_row_security",
 ];
 
 /// The version of the schema that this build needs.
@@ -58,6 +59,7 @@ pub fn schema_fingerprint() -> u64 {
     for migration in MIGRATIONS {
         migration.sql.hash(&mut hasher);
     }
+    access::GRANTS.hash(&mut hasher);
     hasher.finish()
 }
 
@@ -99,14 +101,17 @@ pub enum MigrationError {
 }
 
 impl Store {
-    /// Applies what is missing, each migration in a transaction of its own, and calls `applied` after each. Several
-    /// processes may do so at once: an advisory lock lets one through at a time.
+    /// Applies what is missing, each migration in a transaction of its own, and calls `applied` after each. Then sees to it
+    /// that the services' roles may do what they need and no more. Several processes may do so at once: an advisory lock
+    /// lets one through at a time.
     pub async fn migrate(&self, mut applied: impl FnMut(&Migration)) -> Result<usize, MigrationError> {
         let mut client = self.patient_connection().await?;
         client.batch_execute("SET statement_timeout = 0").await.map_err(StoreError::from)?;
         client.execute("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await.map_err(StoreError::from)?;
         // The session ends with the client, and with it the lock and the setting.
-        apply_missing(&mut client, &mut applied).await
+        let count = apply_missing(&mut client, &mut applied).await?;
+        access::apply(&client).await?;
+        Ok(count)
     }
 
     /// Like [`Store::check_schema`], but waits while the database cannot be reached: that is no reason to fail.

@@ -22,6 +22,9 @@ SELECT pg_try_advisory_xact_lock(7235419184)";
 const CREATE_PARTITION: &str = "-- create_partition
 SELECT create_partition($1, $2)";
 
+const DROP_PARTITION: &str = "-- drop_partition
+SELECT drop_partition($1, $2)";
+
 const LIST_PARTITIONS: &str = "-- list_partitions
 SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 WHERE i.inhparent = $1::text::regclass AND c.relname <> $1 || '_default'";
@@ -57,8 +60,8 @@ impl Store {
             }
             for row in transaction.query(LIST_PARTITIONS, &[&table]).await? {
                 let partition: String = row.get(0);
-                if day_of(table, &partition).is_some_and(|day| day < oldest) {
-                    transaction.batch_execute(&format!("DROP TABLE \"{partition}\"")).await?;
+                if let Some(day) = day_of(table, &partition).filter(|day| *day < oldest) {
+                    transaction.execute(DROP_PARTITION, &[&table, &day]).await?;
                     report.dropped += 1;
                 }
             }

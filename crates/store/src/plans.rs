@@ -46,8 +46,7 @@ DELETE FROM plans WHERE name = $1";
 impl Store {
     /// Every plan, by name.
     pub async fn plans(&self) -> Result<Vec<Plan>, StoreError> {
-        let client = self.connection().await?;
-        let rows = client.query(&client.prepare_cached(LIST_PLANS).await?, &[]).await?;
+        let rows = self.over_tenants().await?.query(LIST_PLANS, &[]).await?;
         rows.iter().map(|row| parse_plan(row).map_err(StoreError::unreadable("plans"))).collect()
     }
 
@@ -55,7 +54,7 @@ impl Store {
     pub async fn put_plan(&self, name: &PlanName, limits: &Limits) -> Result<bool, StoreError> {
         let rate = |rate: Option<Rate>| rate.map(|rate| saturated(rate.calls_per_minute()));
         let per_day = limits.events_per_day.map(|events| i64::try_from(events).unwrap_or(i64::MAX));
-        let mut client = self.connection().await?;
+        let mut client = self.over_tenants().await?;
         let transaction = client.transaction().await?;
         let statement = transaction.prepare_cached(LOCK_PLAN).await?;
         let before = transaction.query_opt(&statement, &[&name.as_str()]).await?;
@@ -80,7 +79,7 @@ impl Store {
 
     /// Deletes a plan that no tenant is on.
     pub async fn delete_plan(&self, name: &PlanName) -> Result<PlanDeletion, StoreError> {
-        let mut client = self.connection().await?;
+        let mut client = self.over_tenants().await?;
         let transaction = client.transaction().await?;
         let statement = transaction.prepare_cached(DELETE_PLAN).await?;
         match transaction.execute(&statement, &[&name.as_str()]).await {

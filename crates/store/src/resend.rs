@@ -41,7 +41,7 @@ impl Store {
         event: &EventId,
         now: DateTime<Utc>,
     ) -> Result<Resend, StoreError> {
-        let mut client = self.connection().await?;
+        let mut client = self.of_tenant(tenant).await?;
         let transaction = client.transaction().await?;
         let statement = transaction.prepare_cached(RESEND).await?;
         let row = transaction.query_one(&statement, &[&tenant.0, &webhook.0, &event.as_str(), &now]).await?;

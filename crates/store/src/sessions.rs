@@ -55,9 +55,8 @@ impl Store {
         tenant: TenantId,
         session: &SessionId,
     ) -> Result<Option<(SessionState, DateTime<Utc>)>, StoreError> {
-        let client = self.connection().await?;
-        let statement = client.prepare_cached(SESSION_STATE).await?;
-        let row = client.query_opt(&statement, &[&tenant.0, &session.as_str()]).await?;
+        let client = self.of_tenant(tenant).await?;
+        let row = client.query_opt(SESSION_STATE, &[&tenant.0, &session.as_str()]).await?;
         Ok(row.map(|row| {
             let state = if row.get(0) { SessionState::Connected } else { SessionState::Disconnected };
             (state, row.get(1))

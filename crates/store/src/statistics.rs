@@ -88,12 +88,11 @@ impl Store {
         to: DateTime<Utc>,
         interval: Interval,
     ) -> Result<Statistics, StoreError> {
-        let client = self.connection().await?;
-        let statement = client.prepare_cached(STATISTICS).await?;
+        let client = self.of_tenant(tenant).await?;
         let parameters: [&(dyn ToSql + Sync); 6] =
             [&tenant.0, &webhook.0, &from, &to, &interval.code(), &LOOKS_AT];
         let mut statistics = Statistics::default();
-        for row in &client.query(&statement, &parameters).await? {
+        for row in &client.query(STATISTICS, &parameters).await? {
             statistics.add(row);
         }
         Ok(statistics)

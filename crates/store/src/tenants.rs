@@ -56,8 +56,7 @@ impl Store {
     /// Makes tenants known, on the trial plan. Those that are known stay as they are.
     pub async fn ensure_tenants(&self, tenants: &[TenantId]) -> Result<(), StoreError> {
         let ids: Vec<Uuid> = tenants.iter().map(|tenant| tenant.0).collect();
-        let client = self.connection().await?;
-        client.execute(&client.prepare_cached(ENSURE_TENANTS).await?, &[&ids]).await?;
+        self.over_tenants().await?.query(ENSURE_TENANTS, &[&ids]).await?;
         Ok(())
     }
 
@@ -75,8 +74,7 @@ impl Store {
     /// Those of these tenants that are known, with what they have used that day.
     pub async fn tenants(&self, tenants: &[TenantId], day: NaiveDate) -> Result<Vec<Tenant>, StoreError> {
         let ids: Vec<Uuid> = tenants.iter().map(|tenant| tenant.0).collect();
-        let client = self.connection().await?;
-        let rows = client.query(&client.prepare_cached(TENANTS_BY_ID).await?, &[&ids, &day]).await?;
+        let rows = self.over_tenants().await?.query(TENANTS_BY_ID, &[&ids, &day]).await?;
         rows.iter().map(read_tenant).collect()
     }
 
@@ -88,8 +86,7 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<Tenant>, StoreError> {
         let after = after.map_or(Uuid::nil(), |tenant| tenant.0);
-        let client = self.connection().await?;
-        let rows = client.query(&client.prepare_cached(LIST_TENANTS).await?, &[&after, &day, &limit]).await?;
+        let rows = self.over_tenants().await?.query(LIST_TENANTS, &[&after, &day, &limit]).await?;
         rows.iter().map(read_tenant).collect()
     }
 
@@ -101,7 +98,7 @@ impl Store {
         status: TenantStatus,
         trial_ends_at: Option<DateTime<Utc>>,
     ) -> Result<bool, StoreError> {
-        let mut client = self.connection().await?;
+        let mut client = self.over_tenants().await?;
         let transaction = client.transaction().await?;
         let statement = transaction.prepare_cached(LOCK_TENANT).await?;
         let before = transaction.query_opt(&statement, &[&tenant.0]).await?;

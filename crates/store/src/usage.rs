@@ -56,19 +56,18 @@ impl Store {
         let days: Vec<NaiveDate> = used.iter().map(|(_, day, _)| *day).collect();
         let events: Vec<i64> = used.iter().map(|(_, _, usage)| usage.events).collect();
         let requests: Vec<i64> = used.iter().map(|(_, _, usage)| usage.requests).collect();
-        let client = self.connection().await?;
-        let statement = client.prepare_cached(RECORD_USAGE).await?;
+        let client = self.over_tenants().await?;
         client
-            .execute(&statement, &[&gateway, &count.sequence, &now, &tenants, &days, &events, &requests])
+            .query(RECORD_USAGE, &[&gateway, &count.sequence, &now, &tenants, &days, &events, &requests])
             .await?;
         Ok(())
     }
 
     /// Deletes totals of days before `day`, and what is known of gateways that have not written since `written_since`.
     pub async fn forget_usage(&self, day: NaiveDate, written_since: DateTime<Utc>) -> Result<(), StoreError> {
-        let client = self.connection().await?;
-        client.execute(&client.prepare_cached(FORGET_USAGE).await?, &[&day]).await?;
-        client.execute(&client.prepare_cached(FORGET_WRITERS).await?, &[&written_since]).await?;
+        let client = self.over_tenants().await?;
+        client.query(FORGET_USAGE, &[&day]).await?;
+        client.query(FORGET_WRITERS, &[&written_since]).await?;
         Ok(())
     }
 }

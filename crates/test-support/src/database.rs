@@ -13,10 +13,20 @@ fn template_name() -> String {
     format!("postrider_template_{:016x}", schema_fingerprint())
 }
 
+/// The password of the users below. They exist on test servers alone.
+const PASSWORD: &str = "test";
+/// What services connect as: users with nothing but the rights of their service's role.
+const SERVICE_USERS: [(&str, &str); 4] = [
+    ("test_gateway", "postrider_gateway"),
+    ("test_dispatcher", "postrider_dispatcher"),
+    ("test_reader", "postrider_reader"),
+    ("test_autoscaler", "postrider_autoscaler"),
+];
+
 /// A database of one test's own, copied from a template that has the schema.
 pub struct TestDatabase {
     url: String,
-    /// The product's way to it.
+    /// The owner's way to it: for what a test prepares and looks up, whichever service does that.
     pub store: Store,
 }
 
@@ -41,9 +51,25 @@ impl TestDatabase {
         Self { store: store_with_keys(&url, ENCRYPTION_KEYS), url }
     }
 
-    /// Where it is.
+    /// Where it is, for its owner.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where it is, for a service: `gateway`, `dispatcher`, `reader` or `autoscaler`.
+    pub fn url_of(&self, service: &str) -> String {
+        let (_, place) = self.url.rsplit_once('@').unwrap();
+        format!("postgres://test_{service}:{PASSWORD}@{place}")
+    }
+
+    /// A service's way to it, with no more rights than the service has.
+    pub fn store_of(&self, service: &str) -> Store {
+        self.store_of_with_keys(service, ENCRYPTION_KEYS)
+    }
+
+    /// A service's way to it, with other encryption keys.
+    pub fn store_of_with_keys(&self, service: &str, keys: &str) -> Store {
+        store_with_keys(&self.url_of(service), keys)
     }
 
     /// Another way to it, with other encryption keys.
@@ -51,9 +77,14 @@ impl TestDatabase {
         store_with_keys(&self.url, keys)
     }
 
-    /// A connection for a test's own questions.
+    /// A connection for a test's own questions, as the owner.
     pub async fn client(&self) -> Client {
         connect(&self.url).await
+    }
+
+    /// A connection with the rights of a service.
+    pub async fn client_of(&self, service: &str) -> Client {
+        connect(&self.url_of(service)).await
     }
 
     /// The one number a query gives.
@@ -76,6 +107,7 @@ async fn ensure_template(admin: &Client, server: &str) {
         admin.batch_execute(&format!("CREATE DATABASE {template}")).await.unwrap();
         let store = Store::new(&with_database(server, &template), 1).unwrap();
         store.migrate(|_| ()).await.unwrap();
+        create_service_users(admin).await;
         store.maintain_partitions(Utc::now().date_naive(), 2, 30).await.unwrap();
         admin.batch_execute(&format!("ALTER DATABASE {template} IS_TEMPLATE true")).await.unwrap();
         drop(store);
@@ -83,6 +115,17 @@ async fn ensure_template(admin: &Client, server: &str) {
         admin.execute(disconnect, &[&template]).await.unwrap();
     }
     admin.execute("SELECT pg_advisory_unlock($1)", &[&TEMPLATE_LOCK]).await.unwrap();
+}
+
+/// Users belong to the server. Test runs of several versions may make them at once.
+async fn create_service_users(admin: &Client) {
+    for (user, role) in SERVICE_USERS {
+        let create = format!(
+            "DO $$ BEGIN CREATE ROLE {user} LOGIN PASSWORD '{PASSWORD}' IN ROLE {role};
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
+        );
+        admin.batch_execute(&create).await.unwrap();
+    }
 }
 
 async fn connect(url: &str) -> Client {

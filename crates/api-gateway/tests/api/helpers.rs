@@ -193,7 +193,7 @@ impl AnotherGateway {
 fn config(database: &TestDatabase, broker: &TestBroker) -> Config {
     Config {
         http_address: "127.0.0.1:0".parse().unwrap(),
-        store: database.store.clone(),
+        store: database.store_of("gateway"),
         broker: broker.config.clone(),
         publish_timeout: Duration::from_secs(20),
         token_keys: TokenKeyConfig { secret: Some(JWT_SECRET.parse().unwrap()), ..TokenKeyConfig::default() },

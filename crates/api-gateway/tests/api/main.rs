@@ -17,6 +17,7 @@ mod helpers;
 mod history;
 mod hostile_clients;
 mod idempotency;
+mod isolation;
 mod limits;
 mod metrics;
 mod preconditions;

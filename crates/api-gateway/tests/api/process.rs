@@ -33,7 +33,7 @@ fn without_configuration_it_exits_2_and_names_everything_that_is_missing() {
 async fn with_migrations_pending_it_exits_3_and_says_what_to_do() {
     let database = TestDatabase::create_empty().await;
     let output = gateway()
-        .env("POSTRIDER_DATABASE_URL", database.url())
+        .env("POSTRIDER_DATABASE_URL", database.url_of("gateway"))
         .env("POSTRIDER_AMQP_URL", "amqp://127.0.0.1:1/%2f")
         .env("POSTRIDER_JWT_SECRET", JWT_SECRET)
         .env("POSTRIDER_ENCRYPTION_KEYS", ENCRYPTION_KEYS)

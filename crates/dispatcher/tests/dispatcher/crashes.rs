@@ -14,7 +14,7 @@ pub(crate) struct Process(Child);
 impl Process {
     pub(crate) fn start(world: &World) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_dispatcher"))
-            .env("POSTRIDER_DATABASE_URL", world.database.url())
+            .env("POSTRIDER_DATABASE_URL", world.database.url_of("dispatcher"))
             .env("POSTRIDER_ENCRYPTION_KEYS", ENCRYPTION_KEYS)
             .env("POSTRIDER_AMQP_URL", world.broker.url())
             .env("POSTRIDER_AMQP_PREFIX", world.broker.prefix())

@@ -29,7 +29,7 @@ async fn twenty_failures_open_the_gate_a_probe_closes_it_and_what_waited_is_deli
         receiver.next().await;
     }
     assert_eq!(failed, 20, "not one request more than it takes");
-    let health = &world.database.store.health_of(&[webhook]).await.unwrap()[0].1;
+    let health = &world.database.store.health_of(world.tenant, &[webhook]).await.unwrap()[0].1;
     assert_eq!(health.gate(world.clock.now()), Gate::Open);
 
     // While it is open, due retries wait too, and use up no attempt.
@@ -48,7 +48,7 @@ async fn twenty_failures_open_the_gate_a_probe_closes_it_and_what_waited_is_deli
     }
     world.wait_until_settled().await;
     let healthy = eventually("health", async || {
-        let health = world.database.store.health_of(&[webhook]).await.unwrap()[0].1.clone();
+        let health = world.database.store.health_of(world.tenant, &[webhook]).await.unwrap()[0].1.clone();
         health.failing_since.is_none().then_some(health)
     })
     .await;
@@ -67,7 +67,7 @@ async fn another_dispatcher_learns_that_a_gate_is_open() {
     }
     world.wait_for_history(webhook, 20).await;
     eventually("an open gate", async || {
-        let health = world.database.store.health_of(&[webhook]).await.unwrap();
+        let health = world.database.store.health_of(world.tenant, &[webhook]).await.unwrap();
         health.first().filter(|(_, health)| health.open_until.is_some()).map(|_| ())
     })
     .await;

@@ -89,7 +89,7 @@ async fn a_paused_webhook_keeps_its_backlog_and_drains_it_at_the_chosen_rate_old
     arrived[..2].sort();
     assert_eq!(arrived, expected);
     world.wait_until_settled().await;
-    let health = store.health_of(&[webhook]).await.unwrap();
+    let health = store.health_of(world.tenant, &[webhook]).await.unwrap();
     assert!(!health[0].1.is_draining);
 }
 

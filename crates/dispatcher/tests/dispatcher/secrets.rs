@@ -36,7 +36,7 @@ async fn while_a_key_is_missing_deliveries_wait_and_with_it_they_are_made() {
     let world = World::create().await;
     let mut receiver = Receiver::start().await;
     let webhook = world.webhook(&receiver.url("/"), &["*"]).await;
-    let keyless = world.database.store_with_keys(OTHER_ENCRYPTION_KEY);
+    let keyless = world.database.store_of_with_keys("dispatcher", OTHER_ENCRYPTION_KEY);
     let dispatcher = world
         .dispatcher_with(|config| {
             config.store = keyless;
@@ -55,7 +55,8 @@ async fn while_a_key_is_missing_deliveries_wait_and_with_it_they_are_made() {
     assert!(dispatcher.shut_down().await);
     assert!(receiver.try_next().is_none());
 
-    let both = world.database.store_with_keys(&format!("{OTHER_ENCRYPTION_KEY},{ENCRYPTION_KEYS}"));
+    let both =
+        world.database.store_of_with_keys("dispatcher", &format!("{OTHER_ENCRYPTION_KEY},{ENCRYPTION_KEYS}"));
     let _dispatcher = world.dispatcher_with(|config| config.store = both).await;
     world.clock.advance(REST);
     for _ in 0..25 {
@@ -71,7 +72,7 @@ async fn a_rotation_lets_a_running_dispatcher_read_what_it_could_not() {
     let world = World::create().await;
     let mut receiver = Receiver::start().await;
     let webhook = world.webhook(&receiver.url("/"), &["*"]).await;
-    let newer = world.database.store_with_keys(OTHER_ENCRYPTION_KEY);
+    let newer = world.database.store_of_with_keys("dispatcher", OTHER_ENCRYPTION_KEY);
     let _dispatcher = world.dispatcher_with(|config| config.store = newer).await;
     world.publish("e1").await;
     expect_waiting(&world, webhook, 1).await;
@@ -151,13 +152,14 @@ async fn a_key_rotation_covers_replaced_secrets_and_while_their_key_is_missing_d
     let overlap = Duration::from_secs(86_400);
     let now = world.clock.now();
     world.database.store.replace_secret(world.tenant, webhook, &new, overlap, now).await.unwrap().unwrap();
-    let both = world.database.store_with_keys(&format!("{OTHER_ENCRYPTION_KEY},{ENCRYPTION_KEYS}"));
+    let both =
+        world.database.store_of_with_keys("dispatcher", &format!("{OTHER_ENCRYPTION_KEY},{ENCRYPTION_KEYS}"));
     let step = both.rotate_secrets(None).await.unwrap();
     assert_eq!((step.sealed, step.unreadable.len()), (2, 0), "both secrets");
     // One of the two is under a key that the dispatcher does not have.
     let client = world.database.client().await;
     client.execute("UPDATE webhooks SET previous_secrets_key_id = 'forgotten'", &[]).await.unwrap();
-    let other = world.database.store_with_keys(OTHER_ENCRYPTION_KEY);
+    let other = world.database.store_of_with_keys("dispatcher", OTHER_ENCRYPTION_KEY);
     let dispatcher = world.dispatcher_with(|config| config.store = other.clone()).await;
     world.publish("e1").await;
     expect_waiting(&world, webhook, 1).await;

@@ -48,11 +48,12 @@ async fn while_the_key_of_the_headers_is_missing_deliveries_wait_and_a_rotation_
     let webhook = world.webhook(&receiver.url("/"), &["*"]).await;
     set(&world, webhook, authorization("Bearer one")).await;
     // The secret is under the new key, and the headers still under the old one.
-    let both = world.database.store_with_keys(&format!("{OTHER_ENCRYPTION_KEY},{ENCRYPTION_KEYS}"));
+    let both =
+        world.database.store_of_with_keys("dispatcher", &format!("{OTHER_ENCRYPTION_KEY},{ENCRYPTION_KEYS}"));
     let secret = Some(SecretBytes::new(SECRET.as_bytes()));
     let change = WebhookChange { secret, ..WebhookChange::default() };
     both.change_webhook(world.tenant, webhook, &change, world.clock.now()).await.unwrap();
-    let newer = world.database.store_with_keys(OTHER_ENCRYPTION_KEY);
+    let newer = world.database.store_of_with_keys("dispatcher", OTHER_ENCRYPTION_KEY);
     let _dispatcher = world.dispatcher_with(|config| config.store = newer).await;
     world.publish("e1").await;
     eventually("the delivery waiting", async || {

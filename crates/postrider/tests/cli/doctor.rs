@@ -11,7 +11,7 @@ use crate::{TENANT, postrider, text};
 fn doctor(database: &TestDatabase, broker: &TestBroker) -> Command {
     let mut command = postrider(&["doctor"]);
     command
-        .env("POSTRIDER_DATABASE_URL", database.url())
+        .env("POSTRIDER_DATABASE_URL", database.url_of("reader"))
         .env("POSTRIDER_AMQP_URL", broker.url())
         .env("POSTRIDER_AMQP_PREFIX", broker.prefix())
         .env("POSTRIDER_ENCRYPTION_KEYS", ENCRYPTION_KEYS);

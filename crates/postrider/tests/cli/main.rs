@@ -61,7 +61,10 @@ async fn migrate_applies_what_is_missing_once_even_when_five_run_at_the_same_tim
 async fn audit_counts_and_says_that_nothing_is_lost_and_fails_when_something_is() {
     let database = TestDatabase::create().await;
     let audit = || {
-        postrider(&["audit", "--since", "2h"]).env("POSTRIDER_DATABASE_URL", database.url()).output().unwrap()
+        postrider(&["audit", "--since", "2h"])
+            .env("POSTRIDER_DATABASE_URL", database.url_of("reader"))
+            .output()
+            .unwrap()
     };
     let clean = audit();
     assert!(clean.status.success(), "{}", text(&clean.stderr));

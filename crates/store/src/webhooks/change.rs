@@ -159,7 +159,7 @@ impl Store {
         change: &WebhookChange,
         now: DateTime<Utc>,
     ) -> Result<Option<Webhook>, CreateError> {
-        let mut client = self.connection().await?;
+        let mut client = self.of_tenant(tenant).await?;
         let transaction = client.transaction().await?;
         let statement = transaction.prepare_cached(GET_WEBHOOK_FOR_UPDATE).await?;
         let Some(row) = transaction.query_opt(&statement, &[&tenant.0, &id.0]).await? else {
@@ -201,7 +201,7 @@ impl Store {
         reason: DisabledReason,
         now: DateTime<Utc>,
     ) -> Result<bool, StoreError> {
-        let mut client = self.connection().await?;
+        let mut client = self.of_tenant(tenant).await?;
         let transaction = client.transaction().await?;
         let statement = transaction.prepare_cached(DISABLE_WEBHOOK).await?;
         let disabled = transaction.query_opt(&statement, &[&tenant.0, &id.0, &reason.code(), &now]).await?;
@@ -238,7 +238,7 @@ impl Store {
         expected: &Expected,
         now: DateTime<Utc>,
     ) -> Result<bool, CreateError> {
-        let mut client = self.connection().await?;
+        let mut client = self.of_tenant(tenant).await?;
         let transaction = client.transaction().await?;
         if *expected != Expected::Any {
             let statement = transaction.prepare_cached(GET_WEBHOOK_FOR_UPDATE).await?;

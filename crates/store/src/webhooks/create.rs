@@ -137,7 +137,7 @@ impl Store {
         new: &NewWebhook,
         now: DateTime<Utc>,
     ) -> Result<Webhook, CreateError> {
-        let mut client = self.connection().await?;
+        let mut client = self.of_tenant(tenant).await?;
         let transaction = client.transaction().await.map_err(StoreError::from)?;
         let statement = transaction.prepare_cached(LOCK_TENANT).await.map_err(StoreError::from)?;
         let Some(limit) = transaction.query_opt(&statement, &[&tenant.0]).await.map_err(StoreError::from)?

@@ -57,15 +57,14 @@ UPDATE tenants SET webhooks_version = webhooks_version + 1 WHERE id = $1";
 impl Store {
     /// One webhook of the tenant's.
     pub async fn webhook(&self, tenant: TenantId, id: WebhookId) -> Result<Option<Webhook>, StoreError> {
-        let client = self.connection().await?;
-        let row = client.query_opt(&client.prepare_cached(GET_WEBHOOK).await?, &[&tenant.0, &id.0]).await?;
+        let client = self.of_tenant(tenant).await?;
+        let row = client.query_opt(GET_WEBHOOK, &[&tenant.0, &id.0]).await?;
         row.as_ref().map(|row| self.read_webhook(row)).transpose()
     }
 
     /// All webhooks of the tenant's, oldest first. Bounded by the plan.
     pub async fn webhooks(&self, tenant: TenantId) -> Result<Vec<Webhook>, StoreError> {
-        let client = self.connection().await?;
-        let rows = client.query(&client.prepare_cached(LIST_WEBHOOKS).await?, &[&tenant.0]).await?;
+        let rows = self.of_tenant(tenant).await?.query(LIST_WEBHOOKS, &[&tenant.0]).await?;
         rows.iter().map(|row| self.read_webhook(row)).collect()
     }
 
@@ -91,8 +90,7 @@ impl Store {
 
     /// The tenants that have a webhook which wants order.
     pub async fn tenants_with_order(&self) -> Result<HashSet<TenantId>, StoreError> {
-        let client = self.connection().await?;
-        let rows = client.query(&client.prepare_cached(TENANTS_WITH_ORDER).await?, &[]).await?;
+        let rows = self.over_tenants().await?.query(TENANTS_WITH_ORDER, &[]).await?;
         Ok(rows.iter().map(|row| TenantId(row.get(0))).collect())
     }
 

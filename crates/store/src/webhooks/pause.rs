@@ -37,7 +37,7 @@ impl Store {
         id: WebhookId,
         now: DateTime<Utc>,
     ) -> Result<Option<Webhook>, StoreError> {
-        let mut client = self.connection().await?;
+        let mut client = self.of_tenant(tenant).await?;
         let transaction = client.transaction().await?;
         let statement = transaction.prepare_cached(PAUSE_WEBHOOK).await?;
         let Some(row) = transaction.query_opt(&statement, &[&tenant.0, &id.0, &now]).await? else {
@@ -62,7 +62,7 @@ impl Store {
         drain_rate: Option<u32>,
         now: DateTime<Utc>,
     ) -> Result<Option<Webhook>, StoreError> {
-        let mut client = self.connection().await?;
+        let mut client = self.of_tenant(tenant).await?;
         let transaction = client.transaction().await?;
         let lock = transaction.prepare_cached(GET_WEBHOOK_FOR_UPDATE).await?;
         let before = transaction.query_opt(&lock, &[&tenant.0, &id.0]).await?;

@@ -20,7 +20,7 @@ impl Store {
         overlap: Duration,
         now: DateTime<Utc>,
     ) -> Result<Option<Webhook>, CreateError> {
-        let mut client = self.connection().await?;
+        let mut client = self.of_tenant(tenant).await?;
         let transaction = client.transaction().await?;
         let statement = transaction.prepare_cached(GET_WEBHOOK_FOR_UPDATE).await?;
         let Some(row) = transaction.query_opt(&statement, &[&tenant.0, &id.0]).await? else {

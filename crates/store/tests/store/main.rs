@@ -20,6 +20,7 @@ mod planning;
 mod runbook;
 mod secrets;
 mod usage;
+mod walls;
 
 fn event(tenant: TenantId, id: &str) -> Event {
     Event {

@@ -115,7 +115,7 @@ async fn a_backlog_leaves_at_the_drain_rate_until_it_is_gone() {
     let mut claimed = Vec::new();
     for step in 0..29 {
         claimed.extend(claim(store, &webhook, 64, start + TimeDelta::milliseconds(step * 100)).await);
-        let draining = store.health_of(&[webhook.id]).await.unwrap()[0].1.is_draining;
+        let draining = store.health_of(webhook.tenant_id, &[webhook.id]).await.unwrap()[0].1.is_draining;
         assert_eq!(draining, claimed.len() < 30, "{}", claimed.len());
     }
     assert!((29..=30).contains(&claimed.len()), "{}", claimed.len());
@@ -208,7 +208,7 @@ async fn retries_that_fall_due_together_drain_and_what_was_never_attempted_does_
         client.execute(due, &[&now, &attempts, &webhook.id.0]).await.unwrap();
         let claimed = store.claim_due(now, 100, 16, lease(now)).await.unwrap();
         assert_eq!((claimed.deliveries.len(), claimed.set_waiting), (16, true));
-        let health = store.health_of(&[webhook.id]).await.unwrap();
+        let health = store.health_of(webhook.tenant_id, &[webhook.id]).await.unwrap();
         assert_eq!(health.first().is_some_and(|(_, health)| health.is_draining), drains);
         let waiting = store.waiting_webhooks(None, 10).await.unwrap();
         assert!(waiting.iter().any(|waits| waits.id == webhook.id && waits.is_metered == drains));

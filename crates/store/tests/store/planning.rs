@@ -3,7 +3,7 @@
 use chrono::{TimeDelta, Utc};
 use domain::{GateSettings, TenantId, WebhookId};
 use postrider_store::{AttemptRecord, Batch, DeliveryKey, Parked, Store};
-use test_support::{ENCRYPTION_KEYS, TestDatabase, eventually};
+use test_support::{TestDatabase, eventually};
 use tokio_postgres::Client;
 
 use crate::{event, lease, new_tenant, webhook_at};
@@ -81,10 +81,11 @@ async fn wait_for_the_end_of(database: &TestDatabase, query: &str) {
 async fn a_backlog_makes_no_other_delivery_dearer() {
     let database = TestDatabase::create().await;
     let client = database.client().await;
-    let store = Store::new(database.url(), 1).unwrap().with_keys(ENCRYPTION_KEYS.parse().unwrap());
+    let store = Store::new(&database.url_of("dispatcher"), 1).unwrap();
     let tenant = new_tenant(&store).await;
-    let webhook = webhook_at(&store, tenant, "https://example.com/1", GateSettings::default()).await.id;
-    let draining = webhook_at(&store, tenant, "https://example.com/2", GateSettings::default()).await.id;
+    let webhook_at = |url| webhook_at(&database.store, tenant, url, GateSettings::default());
+    let webhook = webhook_at("https://example.com/1").await.id;
+    let draining = webhook_at("https://example.com/2").await.id;
     // Everything is planned while there is nothing, as at the start of a process.
     client
         .batch_execute("ALTER TABLE deliveries SET (autovacuum_enabled = off); ANALYZE deliveries")
@@ -115,7 +116,7 @@ async fn a_backlog_makes_no_other_delivery_dearer() {
 async fn an_audit_reads_the_batches_of_its_range_and_no_others() {
     let database = TestDatabase::create().await;
     let client = database.client().await;
-    let store = Store::new(database.url(), 1).unwrap().with_keys(ENCRYPTION_KEYS.parse().unwrap());
+    let store = Store::new(&database.url_of("dispatcher"), 1).unwrap();
     let tenant = new_tenant(&store).await;
     // One event in each batch and second; the newest is now.
     let plant = "INSERT INTO events (batch_id, occurred_at, accepted_at, day, tenant_id, id, type, body)

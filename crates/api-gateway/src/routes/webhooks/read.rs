@@ -31,7 +31,7 @@ pub(crate) async fn list(caller: Authenticated, state: web::Data<State>) -> Resu
     let tenant = caller.may(Scope::WebhooksRead)?;
     let webhooks = state.store.webhooks(tenant).await?;
     let ids: Vec<WebhookId> = webhooks.iter().map(|webhook| webhook.id).collect();
-    let health: HashMap<WebhookId, Health> = state.store.health_of(&ids).await?.into_iter().collect();
+    let health: HashMap<WebhookId, Health> = state.store.health_of(tenant, &ids).await?.into_iter().collect();
     let activity = state.store.activity_of(tenant, &ids, Utc::now()).await?;
     let healthy = Health::default();
     let view = |webhook: &Webhook| {

@@ -148,7 +148,8 @@ pub(crate) struct WebhookWithSecret {
 
 /// A webhook as it is now.
 pub(super) async fn view_now(state: &State, webhook: &Webhook) -> Result<WebhookView, ApiError> {
-    let health = state.store.health_of(&[webhook.id]).await?.pop().map(|(_, health)| health);
+    let health =
+        state.store.health_of(webhook.tenant_id, &[webhook.id]).await?.pop().map(|(_, health)| health);
     let mut activity = state.store.activity_of(webhook.tenant_id, &[webhook.id], Utc::now()).await?;
     let activity = activity.remove(&webhook.id).unwrap_or_default();
     Ok(WebhookView::new(webhook, &health.unwrap_or_default(), activity))
