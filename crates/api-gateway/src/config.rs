@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use broker::{BrokerConfig, Topology};
-use domain::{EventLinks, RetrySchedule, UrlPolicy};
+use domain::{EventLinks, Invalid, RetrySchedule, UrlPolicy};
 use sender::NameServers;
+use service::secret_files::SecretFile;
 use service::settings::{ConfigError, Setting, Settings};
 use service::telemetry::LogFormat;
 use service::values::{self, Count, Milliseconds, Perhaps, Text};
@@ -194,6 +195,8 @@ pub struct ProcessConfig {
     pub health_address: SocketAddr,
     /// The gateway itself.
     pub gateway: Config,
+    /// Secrets that are in files, and taken on when they change.
+    pub secret_files: Vec<SecretFile>,
 }
 
 impl ProcessConfig {
@@ -208,7 +211,9 @@ impl ProcessConfig {
         let url: Text = settings.get(&values::AMQP_URL)?;
         let prefix: Text = settings.get(&values::AMQP_PREFIX)?;
         let broker = BrokerConfig::new(&url.0, Topology::new(prefix.0), "postrider gateway")
-            .map_err(|error| ConfigError::new(&values::AMQP_URL, error))?;
+            .map_err(|error| ConfigError::new(&values::AMQP_URL, error))?
+            .only_publishing();
+        let secret_files = secret_files(&settings, &store, &broker);
         let gateway = Config {
             http_address: settings.get(&HTTP_ADDRESS)?,
             store,
@@ -244,6 +249,7 @@ impl ProcessConfig {
             traces: (settings.get(&OTLP_ENDPOINT)?, settings.get(&TRACE_RATIO)?),
             health_address: settings.get(&values::HEALTH_ADDRESS)?,
             gateway,
+            secret_files,
         })
     }
 }
@@ -262,4 +268,18 @@ fn token_keys(settings: &Settings) -> Result<TokenKeyConfig, ConfigError> {
         return Err(ConfigError::new(&values::JWT_SECRET, problem));
     }
     Ok(keys)
+}
+
+fn secret_files(settings: &Settings, store: &Store, broker: &BrokerConfig) -> Vec<SecretFile> {
+    let (database, keys, broker) = (store.clone(), store.clone(), broker.clone());
+    let said = |problem: Invalid| problem.to_string();
+    let files = [
+        settings.secret_file(&values::DATABASE_URL, move |url| database.replace_url(url).map_err(said)),
+        settings.secret_file(&values::AMQP_URL, move |url| broker.replace_url(url).map_err(said)),
+        settings.secret_file(&ENCRYPTION_KEYS, move |text| {
+            keys.replace_keys(text.parse().map_err(said)?);
+            Ok(())
+        }),
+    ];
+    files.into_iter().flatten().collect()
 }

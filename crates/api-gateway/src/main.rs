@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use api_gateway::config::ProcessConfig;
 use api_gateway::{Config, Gateway};
-use service::{EXIT_CONFIGURATION, EXIT_SCHEMA, VERSION, health, metrics, shutdown, telemetry};
+use service::{EXIT_CONFIGURATION, EXIT_SCHEMA, VERSION, health, metrics, secret_files, shutdown, telemetry};
 use store::MigrationError;
 use traces::Exporter;
 use tracing::{error, info};
@@ -49,6 +49,7 @@ async fn run() -> ExitCode {
 
 async fn serve(config: ProcessConfig) -> anyhow::Result<bool> {
     let stop = shutdown::on_signal()?;
+    tokio::spawn(secret_files::watch(config.secret_files, secret_files::INTERVAL, stop.clone()));
     let mut registry = metrics::registry();
     let (endpoint, ratio) = config.traces;
     let (tracer, exporter) = Exporter::start(endpoint, ratio, "postrider-gateway", VERSION)?;

@@ -1,16 +1,19 @@
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use domain::Invalid;
 use lapin::options::ConfirmSelectOptions;
-use lapin::uri::AMQPUri;
+use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
+use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties};
 use prometheus_client::registry::Registry;
 use tokio::time::timeout;
 
 use crate::Topology;
 use crate::metrics::{Connecting, Metrics};
+use crate::topology::Depth;
 
 /// How long connecting, or declaring the topology, may take.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -20,10 +23,17 @@ const HEARTBEAT_SECONDS: u16 = 10;
 /// Where the broker is, and what is declared there.
 #[derive(Clone)]
 pub struct BrokerConfig {
-    pub(crate) uri: AMQPUri,
+    server: Arc<RwLock<Server>>,
     pub(crate) topology: Topology,
     pub(crate) metrics: Metrics,
     name: String,
+    only_publishes: bool,
+}
+
+#[derive(Clone)]
+struct Server {
+    uri: AMQPUri,
+    tls: OwnedTLSConfig,
 }
 
 impl BrokerConfig {
@@ -34,10 +44,22 @@ impl BrokerConfig {
 
     /// Reads an `amqp://` or `amqps://` URL. `name` is shown in the broker's list of connections.
     pub fn new(url: &str, topology: Topology, name: impl Into<String>) -> Result<Self, Invalid> {
-        let mut uri = AMQPUri::from_str(url)
-            .map_err(|error| Invalid::new(format!("the AMQP URL cannot be read: {error}")))?;
-        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
-        Ok(Self { uri, topology, metrics: Metrics::default(), name: name.into() })
+        let server = Arc::new(RwLock::new(url.parse()?));
+        Ok(Self { server, topology, metrics: Metrics::default(), name: name.into(), only_publishes: false })
+    }
+
+    /// The same, for a process that may have no rights but to publish: what is there already it does not declare. Where
+    /// nothing is yet, it does, unless the broker forbids it; then it waits until a dispatcher has.
+    #[must_use]
+    pub fn only_publishing(self) -> Self {
+        Self { only_publishes: true, ..self }
+    }
+
+    /// From now on connections are opened to this URL, by all clones of this configuration. Those that are open stay.
+    pub fn replace_url(&self, url: &str) -> Result<(), Invalid> {
+        let server = url.parse()?;
+        *self.server.write().unwrap_or_else(PoisonError::into_inner) = server;
+        Ok(())
     }
 
     /// Adds what is counted of this broker, by all that use this configuration or a clone of it.
@@ -50,8 +72,15 @@ impl BrokerConfig {
         let setup = async {
             let connection = self.connect_only(purpose).await?;
             let channel = connection.create_channel().await?;
-            self.declare(&channel).await?;
-            Ok((connection, channel))
+            match self.declare(&channel).await {
+                Err(_) if self.only_publishes => {
+                    // The broker closes the channel of a question it answers with no.
+                    let channel = connection.create_channel().await?;
+                    self.take_in(self.topology.declare(&channel).await?);
+                    Ok((connection, channel))
+                }
+                declared => declared.map(|()| (connection, channel)).map_err(ConnectError::from),
+            }
         };
         let connected = timeout(SETUP_TIMEOUT, setup).await.map_err(|_| ConnectError::Timeout).flatten();
         let result = if connected.is_ok() { Connecting::Connected } else { Connecting::Failed };
@@ -63,16 +92,35 @@ impl BrokerConfig {
     pub(crate) async fn connect_only(&self, purpose: &str) -> lapin::Result<Connection> {
         let name = format!("{} {purpose}", self.name).into();
         let properties = ConnectionProperties::default().with_connection_name(name);
-        Connection::connect_uri(self.uri.clone(), properties).await
+        let Server { uri, tls } = self.server();
+        let runtime = lapin::runtime::default_runtime()?;
+        Connection::connect_uri_with_config(uri, properties, tls, runtime).await
     }
 
-    /// Declares everything, and takes in what the broker says of the queues.
+    /// Where the broker is now.
+    pub(crate) fn uri(&self) -> AMQPUri {
+        self.server().uri
+    }
+
+    fn server(&self) -> Server {
+        self.server.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Declares everything, or looks that it is there, and takes in what the broker says of the queues.
     pub(crate) async fn declare(&self, channel: &Channel) -> lapin::Result<()> {
-        for depth in self.topology.declare(channel).await? {
+        let depths = match self.only_publishes {
+            true => self.topology.find(channel).await?,
+            false => self.topology.declare(channel).await?,
+        };
+        self.take_in(depths);
+        Ok(())
+    }
+
+    fn take_in(&self, depths: [Depth; 3]) {
+        for depth in depths {
             self.metrics.messages.of(depth.queue).set(depth.messages.into());
             self.metrics.consumers.of(depth.queue).set(depth.consumers.into());
         }
-        Ok(())
     }
 
     /// Like [`BrokerConfig::connect`], with a channel that confirms what is published on it.
@@ -85,6 +133,34 @@ impl BrokerConfig {
             .await
             .map_err(|_| ConnectError::Timeout)??;
         Ok((connection, channel))
+    }
+}
+
+impl FromStr for Server {
+    type Err = Invalid;
+
+    /// Reads a URL. What it says of certificates is in the words of RabbitMQ's own URLs.
+    fn from_str(url: &str) -> Result<Self, Invalid> {
+        let mut uri = AMQPUri::from_str(url)
+            .map_err(|error| Invalid::new(format!("the AMQP URL cannot be read: {error}")))?;
+        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+        let query = url.split_once('?').map_or("", |(_, query)| query);
+        let word = |name: &'static str| {
+            let path = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+            let read = std::fs::read(path);
+            Some(read.map_err(|error| Invalid::new(format!("{name}: {path} cannot be read: {error}"))))
+        };
+        let authority = word("cacertfile").transpose()?.map(String::from_utf8).transpose();
+        let authority = authority.map_err(|_| Invalid::new("cacertfile is not in PEM"))?;
+        let identity = match (word("certfile").transpose()?, word("keyfile").transpose()?) {
+            (Some(pem), Some(key)) => Some(OwnedIdentity::PKCS8 { pem, key }),
+            (None, None) => None,
+            _ => return Err(Invalid::new("certfile and keyfile go together")),
+        };
+        if uri.scheme == AMQPScheme::AMQP && (authority.is_some() || identity.is_some()) {
+            return Err(Invalid::new("certificates are of use with amqps:// only"));
+        }
+        Ok(Self { uri, tls: OwnedTLSConfig { identity, cert_chain: authority } })
     }
 }
 

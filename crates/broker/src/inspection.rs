@@ -58,10 +58,11 @@ impl BrokerConfig {
 
     /// What the server calls itself when it is greeted, which lapin keeps to itself. Not asked over TLS.
     async fn server_version(&self) -> Option<String> {
-        if self.uri.scheme != AMQPScheme::AMQP {
+        let uri = self.uri();
+        if uri.scheme != AMQPScheme::AMQP {
             return None;
         }
-        let authority = &self.uri.authority;
+        let authority = &uri.authority;
         let mut stream = TcpStream::connect((authority.host.as_str(), authority.port)).await.ok()?;
         stream.write_all(b"AMQP\0\0\x09\x01").await.ok()?;
         // A frame of type, channel, length and as many bytes: its greeting, with a table of what it is.

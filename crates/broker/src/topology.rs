@@ -93,6 +93,24 @@ impl Topology {
         ])
     }
 
+    /// Looks that everything is there which the gateway publishes to or watches, which takes no rights but to be let in.
+    pub(crate) async fn find(&self, channel: &Channel) -> lapin::Result<[Depth; 3]> {
+        for intake in [Intake::Shared, Intake::InOrder] {
+            let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+            let name = short(self.ingest_exchange(intake));
+            channel.exchange_declare(name, ExchangeKind::Fanout, options, FieldTable::default()).await?;
+        }
+        let find = async |name: String| {
+            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            channel.queue_declare(short(name), options, FieldTable::default()).await
+        };
+        Ok([
+            Depth::new(Queue::Dispatch, &find(self.dispatch_queue(Intake::Shared)).await?),
+            Depth::new(Queue::DispatchOrdered, &find(self.dispatch_queue(Intake::InOrder)).await?),
+            Depth::new(Queue::Dead, &find(self.dead()).await?),
+        ])
+    }
+
     async fn declare_intake(
         &self,
         channel: &Channel,

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker::{BrokerConfig, Topology};
-use domain::{Clock, EventLinks, RetrySchedule, SystemClock, UrlPolicy};
+use domain::{Clock, EventLinks, Invalid, RetrySchedule, SystemClock, UrlPolicy};
 use sender::NameServers;
+use service::secret_files::SecretFile;
 use service::settings::{ConfigError, Setting, Settings};
 use service::telemetry::LogFormat;
 use service::values::{self, Count, Milliseconds, Text};
@@ -134,6 +135,8 @@ pub struct ProcessConfig {
     pub health_address: SocketAddr,
     /// The dispatcher itself.
     pub dispatcher: Config,
+    /// Secrets that are in files, and taken on when they change.
+    pub secret_files: Vec<SecretFile>,
 }
 
 impl Config {
@@ -183,6 +186,7 @@ impl ProcessConfig {
                 format!("is shorter than a delivery may take by {}", values::RETRY_SCHEDULE.variable());
             return Err(ConfigError::new(&values::RETENTION_DAYS, problem));
         }
+        let secret_files = secret_files(&settings, &store, &broker);
         let dispatcher = Config {
             url_policy: values::url_policy(&settings)?,
             retry_schedule: schedule,
@@ -207,6 +211,21 @@ impl ProcessConfig {
             traces: (settings.get(&OTLP_ENDPOINT)?, settings.get(&TRACE_RATIO)?),
             health_address: settings.get(&values::HEALTH_ADDRESS)?,
             dispatcher,
+            secret_files,
         })
     }
+}
+
+fn secret_files(settings: &Settings, store: &Store, broker: &BrokerConfig) -> Vec<SecretFile> {
+    let (database, keys, broker) = (store.clone(), store.clone(), broker.clone());
+    let said = |problem: Invalid| problem.to_string();
+    let files = [
+        settings.secret_file(&values::DATABASE_URL, move |url| database.replace_url(url).map_err(said)),
+        settings.secret_file(&values::AMQP_URL, move |url| broker.replace_url(url).map_err(said)),
+        settings.secret_file(&ENCRYPTION_KEYS, move |text| {
+            keys.replace_keys(text.parse().map_err(said)?);
+            Ok(())
+        }),
+    ];
+    files.into_iter().flatten().collect()
 }

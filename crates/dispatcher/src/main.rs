@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dispatcher::config::ProcessConfig;
 use dispatcher::{Dispatcher, SharedClock};
-use service::{EXIT_CONFIGURATION, EXIT_SCHEMA, VERSION, health, metrics, shutdown, telemetry};
+use service::{EXIT_CONFIGURATION, EXIT_SCHEMA, VERSION, health, metrics, secret_files, shutdown, telemetry};
 use store::MigrationError;
 use traces::Exporter;
 use tracing::{error, info};
@@ -50,6 +50,7 @@ async fn run() -> ExitCode {
 
 async fn serve(config: ProcessConfig) -> anyhow::Result<bool> {
     let stop = shutdown::on_signal()?;
+    tokio::spawn(secret_files::watch(config.secret_files, secret_files::INTERVAL, stop.clone()));
     let mut dispatcher = config.dispatcher;
     dispatcher.clock = Arc::new(SharedClock::start(dispatcher.store.clone()).await);
     let (endpoint, ratio) = config.traces;

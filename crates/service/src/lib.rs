@@ -8,6 +8,7 @@ pub mod access_token;
 pub mod api_key;
 pub mod health;
 pub mod metrics;
+pub mod secret_files;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;

@@ -1,13 +1,18 @@
 //! Configuration from environment variables (`POSTRIDER_…`) and, below them, a TOML file named by `POSTRIDER_CONFIG`.
 //!
+//! A secret can also be in a file, which `POSTRIDER_…_FILE` names.
+//!
 //! A binary lists its settings once, each with its type, default and meaning. Loading checks all of them and reports
 //! every mistake together; the same list is the table in the README.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use config::{Config, Environment, File, FileFormat};
+
+use crate::secret_files::{self, SecretFile};
 
 const PREFIX: &str = "POSTRIDER";
 
@@ -48,6 +53,11 @@ impl Setting {
     pub fn variable(&self) -> String {
         format!("{PREFIX}_{}", self.name.to_uppercase())
     }
+
+    /// The environment variable that names a file with the value instead. Secrets have one.
+    pub fn file_variable(&self) -> Option<String> {
+        self.secret.then(|| format!("{}_FILE", self.variable()))
+    }
 }
 
 fn check<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<(), String> {
@@ -77,6 +87,8 @@ impl ConfigError {
 /// Checked values.
 pub struct Settings {
     config: Config,
+    /// The secrets that are in files, by the name of the setting.
+    files: HashMap<&'static str, (PathBuf, String)>,
 }
 
 impl Settings {
@@ -99,8 +111,12 @@ impl Settings {
             .add_source(environment)
             .build()
             .map_err(|error| ConfigError(vec![format!("{PREFIX}_CONFIG: {error}")]))?;
-        let loaded = Self { config };
-        let problems: Vec<String> = settings.iter().filter_map(|setting| loaded.problem(setting)).collect();
+        let mut loaded = Self { config, files: HashMap::new() };
+        let mut problems: Vec<String> =
+            settings.iter().filter_map(|setting| loaded.read_file(setting).err()).collect();
+        if problems.is_empty() {
+            problems.extend(settings.iter().filter_map(|setting| loaded.problem(setting)));
+        }
         if problems.is_empty() { Ok(loaded) } else { Err(ConfigError(problems)) }
     }
 
@@ -108,6 +124,28 @@ impl Settings {
     pub fn get<T: FromStr<Err: fmt::Display>>(&self, setting: &Setting) -> Result<T, ConfigError> {
         let text = self.text(setting).ok_or_else(|| ConfigError::new(setting, "is not set"))?;
         text.parse().map_err(|error| ConfigError::new(setting, error))
+    }
+
+    /// The file that a secret is in, if it is in one, with what is to take on what it says later.
+    pub fn secret_file(
+        &self,
+        setting: &Setting,
+        take_on: impl Fn(&str) -> Result<(), String> + Send + 'static,
+    ) -> Option<SecretFile> {
+        let (path, content) = self.files.get(setting.name)?;
+        Some(SecretFile::new(setting.file_variable()?, path.clone(), content.clone(), take_on))
+    }
+
+    fn read_file(&mut self, setting: &Setting) -> Result<(), String> {
+        let Some(variable) = setting.file_variable() else { return Ok(()) };
+        let Ok(path) = self.config.get_string(&format!("{}_file", setting.name)) else { return Ok(()) };
+        if self.config.get_string(setting.name).is_ok() {
+            return Err(format!("{} and {variable} are both set; one of them must go", setting.variable()));
+        }
+        let path = PathBuf::from(path);
+        let content = secret_files::read(&path).map_err(|problem| format!("{variable}: {problem}"))?;
+        self.files.insert(setting.name, (path, content));
+        Ok(())
     }
 
     fn problem(&self, setting: &Setting) -> Option<String> {
@@ -124,6 +162,9 @@ impl Settings {
     }
 
     fn text(&self, setting: &Setting) -> Option<String> {
+        if let Some((_, content)) = self.files.get(setting.name) {
+            return Some(content.clone());
+        }
         self.config.get_string(setting.name).ok().or_else(|| setting.default.map(str::to_owned))
     }
 }
@@ -148,6 +189,26 @@ mod tests {
             load(&[("POSTRIDER_PORT", "80"), ("POSTRIDER_KEY", "1"), ("POSTRIDER_SIZE", "")]).unwrap();
         assert_eq!(settings.get::<u16>(&PORT), Ok(80));
         assert_eq!(settings.get::<u32>(&SIZE), Ok(7));
+    }
+
+    #[test]
+    fn a_secret_may_be_in_a_file_and_nothing_else_may() {
+        let path = std::env::temp_dir().join(format!("postrider-settings-{}", std::process::id()));
+        std::fs::write(&path, "42\n").unwrap();
+        let file = ("POSTRIDER_KEY_FILE", path.to_str().unwrap());
+        let settings = load(&[("POSTRIDER_PORT", "80"), file]).unwrap();
+        assert_eq!(settings.get::<u64>(&KEY), Ok(42));
+        assert!(settings.secret_file(&KEY, |_| Ok(())).is_some());
+        let both = load(&[("POSTRIDER_PORT", "80"), ("POSTRIDER_KEY", "1"), file]).err().unwrap().to_string();
+        assert!(both.contains("POSTRIDER_KEY and POSTRIDER_KEY_FILE are both set"), "{both}");
+        std::fs::write(&path, "hunter2").unwrap();
+        let wrong = load(&[("POSTRIDER_PORT", "80"), file]).err().unwrap().to_string();
+        assert!(wrong.contains("POSTRIDER_KEY") && !wrong.contains("hunter2"), "{wrong}");
+        std::fs::remove_file(&path).unwrap();
+        let missing = load(&[("POSTRIDER_PORT", "80"), file]).err().unwrap().to_string();
+        assert!(missing.contains("POSTRIDER_KEY_FILE: ") && missing.contains("cannot be read"), "{missing}");
+        let not_secret = load(&[("POSTRIDER_PORT_FILE", "/etc/hostname"), ("POSTRIDER_KEY", "1")]);
+        assert!(not_secret.err().unwrap().to_string().contains("POSTRIDER_PORT is not set"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub const SERVICE_ROLES: [&str; 4] =
     ["postrider_gateway", "postrider_dispatcher", "postrider_reader", "postrider_autoscaler"];
 
 /// What each of them may do.
-pub(crate) const GRANTS: &str = include_str!("../../../migrations/access.sql");
+pub(crate) const GRANTS: &str = include_str!("access.sql");
 
 const MISSING_ROLES: &str = "-- missing_roles
 SELECT name FROM unnest($1::text[]) AS name WHERE to_regrole(name) IS NULL";

@@ -8,9 +8,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustls::pki_types::{InvalidDnsNameError, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
+use tokio_rustls::TlsConnector;
 
 /// A stream that fails when what was written is not answered within a time.
 pub(crate) struct ImpatientStream<S> {
@@ -114,6 +116,49 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> TlsConnect<S> for Impat
 
     fn connect(self, stream: S) -> Self::Future {
         std::future::ready(Ok(ImpatientStream::new(stream, self.0)))
+    }
+}
+
+/// Wraps what TLS has decrypted, of each connection.
+#[derive(Clone)]
+pub(crate) struct ImpatientTls {
+    patience: Duration,
+    connector: TlsConnector,
+}
+
+impl ImpatientTls {
+    pub(crate) fn new(patience: Duration, connector: TlsConnector) -> Self {
+        Self { patience, connector }
+    }
+}
+
+/// A connection that TLS is begun on, with the server of a name.
+pub(crate) struct Handshake {
+    tls: ImpatientTls,
+    server: ServerName<'static>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> MakeTlsConnect<S> for ImpatientTls {
+    type Stream = ImpatientStream<tokio_rustls::client::TlsStream<S>>;
+    type TlsConnect = Handshake;
+    type Error = InvalidDnsNameError;
+
+    fn make_tls_connect(&mut self, host: &str) -> Result<Handshake, InvalidDnsNameError> {
+        Ok(Handshake { tls: self.clone(), server: ServerName::try_from(host.to_owned())? })
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> TlsConnect<S> for Handshake {
+    type Stream = ImpatientStream<tokio_rustls::client::TlsStream<S>>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Stream>> + Send>>;
+
+    fn connect(self, stream: S) -> Self::Future {
+        let Self { tls, server } = self;
+        Box::pin(async move {
+            let stream = tls.connector.connect(server, stream).await?;
+            Ok(ImpatientStream::new(stream, tls.patience))
+        })
     }
 }
 

@@ -13,6 +13,7 @@ mod audit_progress;
 mod backlog;
 mod batches;
 mod cancel;
+mod connecting;
 mod deliveries;
 mod diagnosis;
 mod error;

@@ -1,14 +1,16 @@
-use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use deadpool_postgres::{Hook, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::{
+    Connect, Hook, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts,
+};
 use domain::Invalid;
-use tokio_postgres::config::{Host, SslMode, SslNegotiation};
-use tokio_postgres::{Client, Config, NoTls};
+use futures_util::future::BoxFuture;
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, Config, Error};
 
-use crate::impatient::Impatience;
+use crate::connecting::Target;
 use crate::metrics::{Connecting, Metrics};
 use crate::{Keyring, Origin, StoreError};
 
@@ -18,6 +20,8 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 const STATEMENT_TIMEOUT_MS: u32 = 20_000;
 /// A server that says nothing for longer than any statement takes does not answer any more.
 const PATIENCE: Duration = Duration::from_secs(25);
+/// A migration may take however long it takes.
+const FOR_EVER: Duration = Duration::from_secs(30 * 86_400);
 /// No transaction of Postrider's waits for anything but the database. One that does belongs to a process whose machine is
 /// gone; the database must not keep its locks until TCP notices, which takes two hours.
 const IDLE_IN_TRANSACTION_TIMEOUT_MS: u32 = 10_000;
@@ -34,9 +38,9 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Store {
     pub(crate) pool: Pool,
-    config: Config,
+    target: Arc<RwLock<Target>>,
     pub(crate) metrics: Metrics,
-    pub(crate) keys: Keyring,
+    keys: Arc<RwLock<Keyring>>,
     /// On whose behalf it changes things; none: on Postrider's own.
     pub(crate) origin: Option<Arc<Origin>>,
 }
@@ -44,37 +48,11 @@ pub struct Store {
 impl Store {
     /// Prepares a pool of at most `connections`. Connects to nothing yet, so it succeeds while the database is down.
     pub fn new(url: &str, connections: usize) -> Result<Self, Invalid> {
-        let mut config = Config::from_str(url)
-            .map_err(|error| Invalid::new(format!("the database URL cannot be read: {error}")))?;
-        if config.get_application_name().is_none() {
-            config.application_name("postrider");
-        }
-        if config.get_options().is_none() {
-            config.options(format!(
-                "-c statement_timeout={STATEMENT_TIMEOUT_MS} \
-                 -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS} -c timezone=UTC {PLANNING}"
-            ));
-        }
-        config.connect_timeout(CONNECTION_TIMEOUT).tcp_user_timeout(TCP_USER_TIMEOUT);
-        config
-            .keepalives_idle(TCP_USER_TIMEOUT)
-            .keepalives_retries(2)
-            .keepalives_interval(Duration::from_secs(3));
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err(Invalid::new(
-                "the database URL asks for TLS (sslmode=require), which is not there yet",
-            ));
-        }
-        config.ssl_mode(SslMode::Disable);
+        let target = prepared(url)?;
         let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let is_local = config.get_hosts().iter().any(|host| matches!(host, Host::Unix(_)));
-        let manager = if is_local {
-            Manager::from_config(config.clone(), NoTls, manager_config)
-        } else {
-            let mut config = config.clone();
-            config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
-            Manager::from_config(config, Impatience(PATIENCE), manager_config)
-        };
+        let config = target.config.clone();
+        let target = Arc::new(RwLock::new(target));
+        let manager = Manager::from_connect(config, Connector(Arc::clone(&target)), manager_config);
         let metrics = Metrics::default();
         let opened = metrics.connections.clone();
         let count_opened = Hook::sync_fn(move |_, _| {
@@ -92,13 +70,25 @@ impl Store {
             })
             .build()
             .map_err(|error| Invalid::new(format!("the database pool cannot be made: {error}")))?;
-        Ok(Self { pool, config, metrics, keys: Keyring::default(), origin: None })
+        Ok(Self { pool, target, metrics, keys: Arc::default(), origin: None })
     }
 
     /// The same store, with the keys of the secrets in it. Without them none can be read or written.
     #[must_use]
     pub fn with_keys(self, keys: Keyring) -> Self {
-        Self { keys, ..self }
+        Self { keys: Arc::new(RwLock::new(keys)), ..self }
+    }
+
+    /// From now on secrets are read and written with these keys, by all clones of this store.
+    pub fn replace_keys(&self, keys: Keyring) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    /// From now on connections are opened to this URL, by all clones of this store. Those that are open stay.
+    pub fn replace_url(&self, url: &str) -> Result<(), Invalid> {
+        let target = prepared(url)?;
+        *self.target.write().unwrap_or_else(PoisonError::into_inner) = target;
+        Ok(())
     }
 
     /// Asks the database for an answer, to know whether it gives any.
@@ -116,13 +106,52 @@ impl Store {
 
     /// A connection of its own that waits for as long as a statement takes.
     pub(crate) async fn patient_connection(&self) -> Result<Client, StoreError> {
-        let (client, connection) = self.config.connect(NoTls).await?;
-        tokio::spawn(connection);
-        Ok(client)
+        let target = Connector(Arc::clone(&self.target)).target();
+        Ok(target.connect(FOR_EVER).await?.0)
+    }
+
+    pub(crate) fn keys(&self) -> Keyring {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) async fn connection(&self) -> Result<Object, StoreError> {
         let count_failed = |_: &_| _ = self.metrics.connections.of(Connecting::Failed).inc();
         Ok(self.pool.get().await.inspect_err(count_failed)?)
     }
+}
+
+/// Connects to wherever the database is now.
+struct Connector(Arc<RwLock<Target>>);
+
+impl Connector {
+    fn target(&self) -> Target {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Connect for Connector {
+    fn connect(&self, _: &Config) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), Error>> {
+        let target = self.target();
+        Box::pin(async move { target.connect(PATIENCE).await })
+    }
+}
+
+fn prepared(url: &str) -> Result<Target, Invalid> {
+    let mut target: Target = url.parse()?;
+    let config = &mut target.config;
+    if config.get_application_name().is_none() {
+        config.application_name("postrider");
+    }
+    if config.get_options().is_none() {
+        config.options(format!(
+            "-c statement_timeout={STATEMENT_TIMEOUT_MS} \
+             -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS} -c timezone=UTC {PLANNING}"
+        ));
+    }
+    config.connect_timeout(CONNECTION_TIMEOUT).tcp_user_timeout(TCP_USER_TIMEOUT);
+    config
+        .keepalives_idle(TCP_USER_TIMEOUT)
+        .keepalives_retries(2)
+        .keepalives_interval(Duration::from_secs(3));
+    Ok(target)
 }

@@ -40,7 +40,8 @@ impl Store {
     /// Encrypts some of the secrets that are not encrypted with the first key, those of webhooks above `after`. Each step
     /// is a transaction, so that a rotation may be broken off and begun again, while everything else goes on.
     pub async fn rotate_secrets(&self, after: Option<WebhookId>) -> Result<RotationStep, StoreError> {
-        let first_id = self.keys.first_id().ok_or(StoreError::NoKey)?;
+        let keys = self.keys();
+        let first_id = keys.first_id().ok_or(StoreError::NoKey)?;
         let mut client = self.connection().await?;
         let transaction = client.transaction().await?;
         let after = after.map_or(Uuid::nil(), |webhook| webhook.0);
@@ -98,17 +99,17 @@ impl Store {
         step: &mut RotationStep,
     ) -> Result<Stored, StoreError> {
         let Some(bytes) = &stored.bytes else { return Ok(stored) };
-        if stored.key_id.as_deref() == self.keys.first_id() {
+        if stored.key_id.as_deref() == self.keys().first_id() {
             return Ok(stored);
         }
         let opened = match &stored.key_id {
-            Some(key_id) => self.keys.open(key_id, bytes, place.of(content)),
+            Some(key_id) => self.keys().open(key_id, bytes, place.of(content)),
             None => Ok(SecretBytes::new(bytes.as_slice())),
         };
         match opened {
             Ok(secret) => {
                 step.sealed += 1;
-                Ok(self.keys.seal(&secret, place.of(content))?)
+                Ok(self.keys().seal(&secret, place.of(content))?)
             }
             Err(reason) => {
                 step.unreadable.push((place.webhook, reason));

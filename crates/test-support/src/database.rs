@@ -46,7 +46,9 @@ impl TestDatabase {
     pub async fn create_empty() -> Self {
         let server = variable("POSTRIDER_TEST_DATABASE_URL");
         let name = format!("test_{}", Uuid::now_v7().simple());
-        connect(&server).await.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+        let admin = connect(&server).await;
+        create_service_users(&admin).await;
+        admin.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
         let url = with_database(&server, &name);
         Self { store: store_with_keys(&url, ENCRYPTION_KEYS), url }
     }
@@ -58,8 +60,7 @@ impl TestDatabase {
 
     /// Where it is, for a service: `gateway`, `dispatcher`, `reader` or `autoscaler`.
     pub fn url_of(&self, service: &str) -> String {
-        let (_, place) = self.url.rsplit_once('@').unwrap();
-        format!("postgres://test_{service}:{PASSWORD}@{place}")
+        service_url(&self.url, service)
     }
 
     /// A service's way to it, with no more rights than the service has.
@@ -93,6 +94,12 @@ impl TestDatabase {
     }
 }
 
+/// The same database, for a service: `gateway`, `dispatcher`, `reader` or `autoscaler`.
+pub fn service_url(url: &str, service: &str) -> String {
+    let (_, place) = url.rsplit_once('@').unwrap();
+    format!("postgres://test_{service}:{PASSWORD}@{place}")
+}
+
 fn store_with_keys(url: &str, keys: &str) -> Store {
     Store::new(url, 4).unwrap().with_keys(keys.parse().unwrap())
 }
@@ -105,9 +112,9 @@ async fn ensure_template(admin: &Client, server: &str) {
     if !admin.query_one(exists, &[&template]).await.unwrap().get::<_, bool>(0) {
         admin.batch_execute(&format!("DROP DATABASE IF EXISTS {template}")).await.unwrap();
         admin.batch_execute(&format!("CREATE DATABASE {template}")).await.unwrap();
+        create_service_users(admin).await;
         let store = Store::new(&with_database(server, &template), 1).unwrap();
         store.migrate(|_| ()).await.unwrap();
-        create_service_users(admin).await;
         store.maintain_partitions(Utc::now().date_naive(), 2, 30).await.unwrap();
         admin.batch_execute(&format!("ALTER DATABASE {template} IS_TEMPLATE true")).await.unwrap();
         drop(store);
@@ -120,11 +127,14 @@ async fn ensure_template(admin: &Client, server: &str) {
 /// Users belong to the server. Test runs of several versions may make them at once.
 async fn create_service_users(admin: &Client) {
     for (user, role) in SERVICE_USERS {
-        let create = format!(
-            "DO $$ BEGIN CREATE ROLE {user} LOGIN PASSWORD '{PASSWORD}' IN ROLE {role};
-            EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
-        );
-        admin.batch_execute(&create).await.unwrap();
+        for create in
+            [format!("ROLE {role}"), format!("ROLE {user} LOGIN PASSWORD '{PASSWORD}' IN ROLE {role}")]
+        {
+            let unless_there = format!(
+                "DO $$ BEGIN CREATE {create}; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
+            );
+            admin.batch_execute(&unless_there).await.unwrap();
+        }
     }
 }
 

@@ -14,17 +14,19 @@ mod proxy;
 mod queue;
 mod readme;
 mod receiver;
+mod tls;
 mod wait;
 
 pub use clock::ManualClock;
 pub use collector::{CollectedSpan, Collector};
-pub use database::TestDatabase;
+pub use database::{TestDatabase, service_url};
 pub use dns::NameServer;
 pub use metrics::{check_metrics_table, check_selectors, metrics_at, sample};
 pub use proxy::{Direction, Proxy};
 pub use queue::{DeadLetter, TestBroker};
 pub use readme::check_configuration_table;
 pub use receiver::{Received, Receiver};
+pub use tls::{TlsProxy, certificate};
 pub use wait::{PATIENCE, eventually};
 
 use domain::{AddressPolicy, UrlPolicy};

@@ -43,6 +43,19 @@ impl TestBroker {
         &self.prefix
     }
 
+    /// The configuration of a service, `gateway` or `dispatcher`, as a user with no more rights than it needs, where
+    /// ./scripts/test has made one.
+    pub fn config_of(&self, service: &str) -> BrokerConfig {
+        let url = self.url_of(service);
+        BrokerConfig::new(&url, self.topology.clone(), "test").unwrap()
+    }
+
+    /// Where the broker is, for a service.
+    pub fn url_of(&self, service: &str) -> String {
+        let name = format!("POSTRIDER_TEST_{}_AMQP_URL", service.to_uppercase());
+        std::env::var(name).unwrap_or_else(|_| self.url.clone())
+    }
+
     /// Where the broker is.
     pub fn url(&self) -> &str {
         &self.url

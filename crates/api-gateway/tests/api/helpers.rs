@@ -194,7 +194,7 @@ fn config(database: &TestDatabase, broker: &TestBroker) -> Config {
     Config {
         http_address: "127.0.0.1:0".parse().unwrap(),
         store: database.store_of("gateway"),
-        broker: broker.config.clone(),
+        broker: broker.config.clone().only_publishing(),
         publish_timeout: Duration::from_secs(20),
         token_keys: TokenKeyConfig { secret: Some(JWT_SECRET.parse().unwrap()), ..TokenKeyConfig::default() },
         jwt_issuer: JWT_ISSUER.to_owned(),

@@ -2,7 +2,12 @@
 
 use std::process::Command;
 
-use test_support::{ENCRYPTION_KEYS, JWT_SECRET, TestDatabase, check_configuration_table};
+use broker::Intake;
+use lapin::options::{BasicGetOptions, QueuePurgeOptions};
+use lapin::{Connection, ConnectionProperties};
+use test_support::{ENCRYPTION_KEYS, JWT_SECRET, TestDatabase, check_configuration_table, eventually};
+
+use crate::helpers::TestApi;
 
 fn gateway() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_api-gateway"));
@@ -74,4 +79,32 @@ fn without_any_key_of_access_tokens_it_exits_2_and_names_all_three_ways() {
     let output = configured().env("POSTRIDER_JWT_JWKS_URL", "http://login.example.com/").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("must be https"));
+}
+
+/// What ./scripts/test makes users for; elsewhere it is the one user with all rights.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_publishes_without_a_right_to_anything_else_at_the_broker() {
+    let api = TestApi::start().await;
+    api.wait_until_ready().await;
+    let broker = api.broker.config_of("gateway").only_publishing();
+    let gateway = api.start_another_with(|config| config.broker = broker);
+    let event = r#"{"type":"message.sent","data":1}"#;
+    eventually("a publisher", async || {
+        (gateway.post(&api, "/api/events", event).await.status == 202).then_some(())
+    })
+    .await;
+    gateway.shut_down().await;
+    if api.broker.url_of("gateway") == api.broker.url() {
+        return;
+    }
+    for queue in [api.broker.topology.dispatch_queue(Intake::Shared), api.broker.topology.dead()] {
+        let url = api.broker.url_of("gateway");
+        let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        let got = channel.basic_get(queue.clone().into(), BasicGetOptions::default()).await;
+        assert!(got.is_err(), "{queue} can be read");
+        let channel = connection.create_channel().await.unwrap();
+        let purged = channel.queue_purge(queue.clone().into(), QueuePurgeOptions::default()).await;
+        assert!(purged.is_err(), "{queue} can be emptied");
+    }
 }

@@ -96,25 +96,25 @@ impl Store {
 
     fn seal_secret(&self, webhook: &Webhook) -> Result<Stored, StoreError> {
         let secret = webhook.secret.as_ref().map_err(|reason| StoreError::Sealed(reason.clone()))?;
-        Ok(self.keys.seal(secret, place(webhook).of(Content::Secret))?)
+        Ok(self.keys().seal(secret, place(webhook).of(Content::Secret))?)
     }
 
     fn seal_previous_secrets(&self, webhook: &Webhook) -> Result<Stored, StoreError> {
         let previous =
             webhook.previous_secrets.as_ref().map_err(|reason| StoreError::Sealed(reason.clone()))?;
         let Some(bytes) = previous_secrets_to_bytes(previous) else { return Ok(Stored::default()) };
-        Ok(self.keys.seal(&bytes, place(webhook).of(Content::PreviousSecrets))?)
+        Ok(self.keys().seal(&bytes, place(webhook).of(Content::PreviousSecrets))?)
     }
 
     fn seal_headers(&self, webhook: &Webhook) -> Result<Stored, StoreError> {
         let headers =
             webhook.delivery.headers.as_ref().map_err(|reason| StoreError::Sealed(reason.clone()))?;
         let Some(bytes) = headers_to_bytes(headers) else { return Ok(Stored::default()) };
-        Ok(self.keys.seal(&bytes, place(webhook).of(Content::Headers))?)
+        Ok(self.keys().seal(&bytes, place(webhook).of(Content::Headers))?)
     }
 
     fn read_webhook(&self, row: &Row) -> Result<Webhook, StoreError> {
-        parse_webhook(row, &self.keys).map_err(StoreError::unreadable("webhooks"))
+        parse_webhook(row, &self.keys()).map_err(StoreError::unreadable("webhooks"))
     }
 }
 

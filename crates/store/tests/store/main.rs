@@ -19,6 +19,7 @@ mod outbox;
 mod planning;
 mod runbook;
 mod secrets;
+mod tls;
 mod usage;
 mod walls;
 

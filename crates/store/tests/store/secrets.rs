@@ -1,5 +1,7 @@
 //! Webhook secrets at rest.
 
+use std::process::Command;
+
 use chrono::Utc;
 use domain::{SecretBytes, SecretUnreadable, TenantId, Webhook, WebhookId, WebhookUrl};
 use postrider_store::{CreateError, NewWebhook, RotationStep, Store, StoreError, WebhookChange};
@@ -7,6 +9,7 @@ use test_support::{ENCRYPTION_KEYS, OTHER_ENCRYPTION_KEY, TestDatabase};
 use uuid::Uuid;
 
 use crate::new_tenant;
+use crate::walls::migrated_by_an_owner;
 
 const SECRET: &[u8] = b"your-signing-secret";
 
@@ -173,4 +176,74 @@ async fn rotations_and_changes_at_the_same_time_lose_no_secret() {
             assert_eq!(webhook.secret, Ok(expected));
         }
     }
+}
+
+/// Runs a program of Postgres's on two databases of one owner: what the one holds goes to the other, as in the runbook.
+fn back_up_and_restore(from: &str, to: &str) {
+    let file = std::env::temp_dir().join(format!("postrider-{}.dump", Uuid::now_v7().simple()));
+    let file = file.to_str().unwrap();
+    for (program, arguments) in [
+        ("pg_dump", vec!["--enable-row-security", "--format=custom", "--file", file, from]),
+        ("pg_restore", vec!["--exit-on-error", "--no-owner", "--dbname", to, file]),
+    ] {
+        let output = Command::new(program).args(&arguments).output().unwrap();
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    std::fs::remove_file(file).unwrap();
+}
+
+/// A database of the same owner's, without a schema.
+async fn another_of_the_owner(url: &str) -> TestDatabase {
+    let database = TestDatabase::create_empty().await;
+    let owner = url.split("//").nth(1).unwrap().split(':').next().unwrap();
+    let name = database.url().rsplit_once('/').unwrap().1;
+    let give = format!("ALTER DATABASE {name} OWNER TO {owner}");
+    database.client().await.batch_execute(&give).await.unwrap();
+    database
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_restored_with_its_secrets_which_open_in_their_places_alone() {
+    let database = TestDatabase::create_empty().await;
+    let (_, url) = migrated_by_an_owner(&database).await;
+    let both_keys = format!("{OTHER_ENCRYPTION_KEY},{ENCRYPTION_KEYS}");
+    let store = |url: &str, keys: &str| Store::new(url, 2).unwrap().with_keys(keys.parse().unwrap());
+    let (old, new) = (store(&url, ENCRYPTION_KEYS), store(&url, &both_keys));
+    let (one, other) = (new_tenant(&old).await, new_tenant(&old).await);
+    let first = create(&old, one, "https://example.com/1").await.unwrap();
+    let second = create(&old, one, "https://example.com/2").await.unwrap();
+    let third = create(&new, one, "https://example.com/3").await.unwrap();
+
+    let copy = another_of_the_owner(&url).await;
+    let copy_url = format!("{}/{}", url.rsplit_once('/').unwrap().0, copy.url().rsplit_once('/').unwrap().1);
+    back_up_and_restore(&url, &copy_url);
+    let restored = store(&copy_url, &both_keys);
+    assert_eq!(restored.migrate(|_| ()).await.unwrap(), 0);
+    let secrets: Vec<_> = restored.webhooks(one).await.unwrap().into_iter().map(|w| w.secret).collect();
+    assert_eq!(secrets, [SECRET; 3].map(|secret| Ok(SecretBytes::new(secret))), "under two keys");
+    let gateway = copy.store_of_with_keys("gateway", &both_keys);
+    assert_eq!(gateway.webhooks(one).await.unwrap().len(), 3, "the walls are restored too");
+    assert_eq!(copy.client_of("gateway").await.query("SELECT FROM webhooks", &[]).await.unwrap().len(), 0);
+
+    let client = copy.client().await;
+    let [first, second, third] = [first, second, third].map(|webhook| webhook.id.0);
+    let swap = "UPDATE webhooks w SET secret = o.secret FROM webhooks o
+        WHERE (w.id, o.id) IN (VALUES ($1::uuid, $2::uuid), ($2, $1))";
+    client.execute(swap, &[&first, &second]).await.unwrap();
+    let move_column = "UPDATE webhooks SET headers = secret, headers_key_id = secret_key_id WHERE id = $1";
+    client.execute(move_column, &[&third]).await.unwrap();
+    let (test, other_key) = (Some("test".to_owned()), Some("other".to_owned()));
+    let damaged = |key_id: Option<String>| SecretUnreadable::Damaged { key_id: key_id.unwrap().into() };
+    for webhook in restored.webhooks(one).await.unwrap() {
+        if webhook.id.0 == third {
+            assert!(webhook.secret.is_ok());
+            assert_eq!(webhook.delivery.headers.unwrap_err(), damaged(other_key.clone()), "another column");
+        } else {
+            assert_eq!(webhook.secret.unwrap_err(), damaged(test.clone()), "another row");
+        }
+    }
+    let move_tenant =
+        "UPDATE webhooks SET tenant_id = $2, headers = NULL, headers_key_id = NULL WHERE id = $1";
+    client.execute(move_tenant, &[&third, &other.0]).await.unwrap();
+    assert_eq!(restored.webhooks(other).await.unwrap()[0].secret, Err(damaged(other_key)), "another tenant");
 }

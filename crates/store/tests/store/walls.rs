@@ -199,7 +199,7 @@ async fn nobody_but_the_owner_may_do_more_than_its_service_needs() {
 }
 
 /// A database whose owner is no superuser, as it should be anywhere.
-async fn migrated_by_an_owner(database: &TestDatabase) -> Store {
+pub(crate) async fn migrated_by_an_owner(database: &TestDatabase) -> (Store, String) {
     let name = database.url().rsplit_once('/').unwrap().1.to_owned();
     let owner = format!("owner_of_{name}");
     let admin = database.client().await;
@@ -207,9 +207,10 @@ async fn migrated_by_an_owner(database: &TestDatabase) -> Store {
     admin.batch_execute(&format!("ALTER DATABASE {name} OWNER TO {owner}")).await.unwrap();
     let (_, place) = database.url().rsplit_once('@').unwrap();
     let keys = test_support::ENCRYPTION_KEYS.parse().unwrap();
-    let store = Store::new(&format!("postgres://{owner}:test@{place}"), 2).unwrap().with_keys(keys);
+    let url = format!("postgres://{owner}:test@{place}");
+    let store = Store::new(&url, 2).unwrap().with_keys(keys);
     store.migrate(|_| ()).await.unwrap();
-    store
+    (store, url)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,7 +218,7 @@ async fn services_of_the_previous_version_go_on_as_the_owner_and_migrating_again
     // Makes the roles of the server, if no test has yet.
     TestDatabase::create().await;
     let database = TestDatabase::create_empty().await;
-    let owner = migrated_by_an_owner(&database).await;
+    let (owner, _) = migrated_by_an_owner(&database).await;
     owner.maintain_partitions(Utc::now().date_naive(), 2, 30).await.unwrap();
     let (tenant, now) = (new_tenant(&owner).await, Utc::now());
     let webhook = webhook(&owner, tenant, GateSettings::default()).await;
