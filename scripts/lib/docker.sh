@@ -36,6 +36,8 @@ docker_start() {
     wait_for 120 docker exec "$name-rabbitmq" rabbitmq-diagnostics --quiet check_port_connectivity >/dev/null 2>&1 ||
         die "the container $name-rabbitmq is not ready" "docker logs $name-rabbitmq"
     postgres_prepare "$dir"
+    rabbitmq_definitions "$(cat "$dir/rabbitmq/password")" |
+        docker exec --interactive "$name-rabbitmq" rabbitmqctl --quiet import_definitions
 }
 
 docker_runs() { [ "$(docker inspect --format '{{.State.Running}}' "$1" 2>/dev/null)" = true ]; }

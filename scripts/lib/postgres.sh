@@ -4,7 +4,8 @@
 #
 # DIR/postgres/    may be a link, see `postgres_place`
 #   data/          the cluster
-#   password       of the roles `postgres` (superuser) and `postrider` (owner of the database `postrider`)
+#   password       of the users `postgres` (superuser), `postrider` (owner of the database `postrider`), `gateway`,
+#                  `dispatcher` and `reader` (each with the rights of its service)
 # DIR/ports/postgres, DIR/run/postgres, DIR/log/postgres.log
 
 POSTGRES_PORT=27432
@@ -173,7 +174,7 @@ postgres_query() {
 
 postgres_answers() { postgres_query "$1" postgres 'select 1' >/dev/null 2>&1; }
 
-# The services get a role of their own that is no superuser, as they should anywhere.
+# An owner that is no superuser, and for each service a user with no more rights than it needs, as it should be anywhere.
 postgres_prepare() {
     local dir=$1 password
     password=$(postgres_password "$dir")
@@ -183,6 +184,13 @@ postgres_prepare() {
     if [ -z "$(postgres_query "$dir" postgres "select 1 from pg_database where datname = 'postrider'")" ]; then
         postgres_query "$dir" postgres "create database postrider owner postrider" || return 1
     fi
+    postgres_query "$dir" postgres "$(postgres_users "$password")"
+}
+
+postgres_users() {
+    local user
+    for user in gateway dispatcher reader; do printf "\\set %s_password '%s'\n" "$user" "$1"; done
+    cat "$ROOT/deploy/roles.sql"
 }
 
 # SIGINT is Postgres' "fast" shutdown: ends the sessions and closes the database properly.

@@ -2,6 +2,9 @@
 # Postrider itself: build, migrate, gateway and dispatchers in the background, and .local/env.
 #
 # LOCAL/secrets/   made once: tenant, JWT secret, encryption key, signing secret of the demonstration
+# The gateway and the dispatchers of a private server run as users with the rights of their service; the command line has
+# those of the owner.
+#
 # LOCAL/bin/       the command line, as a link; .local/env puts it on PATH
 # LOCAL/env        what other shells source
 
@@ -145,8 +148,15 @@ program_start() (
 
 program_url() { printf 'http://127.0.0.1:%s' "$(port_recorded "$LOCAL/ports/$1")"; }
 
-# In a subshell, so that the address of its metrics reaches no other program. The log says which port it found.
+# run_as SERVICE: from here on, in a subshell, the servers are reached as the user of a service, where they are ours.
+run_as() {
+    if [ -n "$DATABASE_URL_IS_OURS" ]; then POSTRIDER_DATABASE_URL=$(postgres_url "$LOCAL" "$1" postrider); fi
+    if [ -n "$AMQP_URL_IS_OURS" ]; then POSTRIDER_AMQP_URL=$(rabbitmq_url "$LOCAL" "$1"); fi
+}
+
+# In a subshell, so that its users and the address of its metrics reach no other program. The log says which port it found.
 gateway_start() (
+    run_as gateway
     export POSTRIDER_HEALTH_ADDRESS=127.0.0.1:0
     program_start gateway "$BINARIES/api-gateway" "$GATEWAY_PORT" POSTRIDER_HTTP_ADDRESS
 )
@@ -155,7 +165,10 @@ gateway_start() (
 dispatchers_start() {
     local wanted=$1 number
     for ((number = 1; number <= wanted; number++)); do
-        program_start "dispatcher-$number" "$BINARIES/dispatcher" "$DISPATCHER_PORT" POSTRIDER_HEALTH_ADDRESS
+        (
+            run_as dispatcher
+            program_start "dispatcher-$number" "$BINARIES/dispatcher" "$DISPATCHER_PORT" POSTRIDER_HEALTH_ADDRESS
+        )
     done
     for number in $(dispatcher_numbers); do
         [ "$number" -le "$wanted" ] || programs_stop "dispatcher-$number"

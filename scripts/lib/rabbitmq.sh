@@ -1,8 +1,10 @@
 # shellcheck shell=bash
-# A private RabbitMQ: its own data, ports, cookie and user, on loopback only.
+# A private RabbitMQ: its own data, ports, cookie and users, on loopback only.
 #
 # DIR/rabbitmq/        HOME of the server, with its Erlang cookie
-#   rabbitmq.conf      with the password of the user `postrider`; there is no user `guest`
+#   definitions.json   the users: `postrider`, who may do everything, and `gateway` and `dispatcher` with the rights of
+#                      their services. All have one password. There is no user `guest`
+#   rabbitmq.conf
 #   mnesia/            the data
 #   server.pid         written by the server; ours are in DIR/run/
 #   node               its name within a cluster, if it is in one (see rabbitmq_cluster.sh)
@@ -38,11 +40,10 @@ rabbitmq_write_config() {
     password=$(secret "$home/password" random_hex 16)
     # Left to itself Erlang makes one that can be guessed, and whoever knows it may run code in the server.
     secret "$home/.erlang.cookie" random_hex 20 >/dev/null
-    # The user is made at the first start, when there is no data yet, instead of `guest`.
+    rabbitmq_definitions "$password" | write_private "$home/definitions.json"
     write_private "$home/rabbitmq.conf" <<CONFIG
 listeners.tcp.local = 127.0.0.1:$(port_recorded "$1/ports/amqp")
-default_user = postrider
-default_pass = $password
+load_definitions = $home/definitions.json
 log.console.level = info
 # The log of the quorum queues is rolled at 64 MiB instead of 512: less memory and disk, every write as durable.
 raft.wal_max_size_bytes = 67108864
@@ -52,6 +53,39 @@ CONFIG
     printf '[].\n' >"$home/advanced.config"
     : >"$home/rabbitmq-env.conf"
 }
+
+# The users and what they may do, for every prefix of names. A gateway publishes; a dispatcher also makes exchanges and
+# queues, and consumes. See deploy/README.md.
+rabbitmq_definitions() {
+    local hash own='^[^.]+\\.(events|ingest|dispatch)(\\.ordered)?$|^[^.]+\\.(dead|domain)$'
+    hash=$(rabbitmq_password_hash "$1")
+    cat <<DEFINITIONS
+{
+  "vhosts": [{"name": "/"}],
+  "users": [
+    {"name": "postrider", "password_hash": "$hash", "tags": ["administrator"]},
+    {"name": "gateway", "password_hash": "$hash", "tags": []},
+    {"name": "dispatcher", "password_hash": "$hash", "tags": []}
+  ],
+  "permissions": [
+    {"user": "postrider", "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"},
+    {"user": "gateway", "vhost": "/", "configure": "^$", "write": "^[^.]+\\.ingest(\\.ordered)?$", "read": "^$"},
+    {"user": "dispatcher", "vhost": "/", "configure": "$own", "write": "$own", "read": "$own"}
+  ]
+}
+DEFINITIONS
+}
+
+# As RabbitMQ keeps it: a salt of four bytes, and the SHA-256 of salt and password.
+rabbitmq_password_hash() {
+    local salt hash
+    salt=$(random_hex 4)
+    hash=$({ bytes_of "$salt" && printf '%s' "$1"; } | sha256sum | cut -d ' ' -f 1)
+    bytes_of "$salt$hash" | base64 | tr -d '\n'
+}
+
+# shellcheck disable=SC2059 # the bytes are the format
+bytes_of() { printf "$(sed 's/../\\x&/g' <<<"$1")"; }
 
 # Prints the environment of the server, one NAME=VALUE a line. It replaces the caller's, whose RABBITMQ_… and ERL_…
 # variables are for other servers.
@@ -145,8 +179,9 @@ rabbitmq_kill() {
     process_stop "$1/run/rabbitmq" KILL 10
 }
 
+# rabbitmq_url DIR [USER]
 rabbitmq_url() {
-    printf 'amqp://postrider:%s@127.0.0.1:%s/%%2f' "$(cat "$1/rabbitmq/password")" "$(port_recorded "$1/ports/amqp")"
+    printf 'amqp://%s:%s@127.0.0.1:%s/%%2f' "${2:-postrider}" "$(cat "$1/rabbitmq/password")" "$(port_recorded "$1/ports/amqp")"
 }
 
 # The id of the server itself. The recorded process is the shell script around it, which passes SIGTERM on and waits.

@@ -70,6 +70,12 @@ services_exports() {
     print_export POSTRIDER_AMQP_URL "$(rabbitmq_url "$dir")"
     print_export POSTRIDER_TEST_DATABASE_URL "$(postgres_url "$dir" postgres postgres)"
     print_export POSTRIDER_TEST_AMQP_URL "$(rabbitmq_url "$dir")"
+    print_export POSTRIDER_GATEWAY_DATABASE_URL "$(postgres_url "$dir" gateway postrider)"
+    print_export POSTRIDER_DISPATCHER_DATABASE_URL "$(postgres_url "$dir" dispatcher postrider)"
+    print_export POSTRIDER_GATEWAY_AMQP_URL "$(rabbitmq_url "$dir" gateway)"
+    print_export POSTRIDER_DISPATCHER_AMQP_URL "$(rabbitmq_url "$dir" dispatcher)"
+    print_export POSTRIDER_TEST_GATEWAY_AMQP_URL "$(rabbitmq_url "$dir" gateway)"
+    print_export POSTRIDER_TEST_DISPATCHER_AMQP_URL "$(rabbitmq_url "$dir" dispatcher)"
     docker_used "$dir" && return 0
     print_export POSTRIDER_POSTGRES_PID "$(process_id "$dir/run/postgres")"
     print_export POSTRIDER_RABBITMQ_PID "$(rabbitmq_server_id "$dir")"

@@ -64,6 +64,7 @@ impl Program {
         let mut command = Command::new(places.binaries.join(binary));
         // What a program serves besides finds a port of its own.
         command.env("POSTRIDER_HEALTH_ADDRESS", "127.0.0.1:0").env(setting, address.to_string());
+        run_as(&mut command, if binary == "api-gateway" { "GATEWAY" } else { "DISPATCHER" });
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Ok((Self::start(places, name, &mut command)?, address))
     }
@@ -95,6 +96,18 @@ impl Program {
             bail!("{} did not end within {STOP_TIMEOUT:?}", self.name);
         }
         Ok(())
+    }
+}
+
+/// Gives a service its own users, where scripts/bench has made them.
+fn run_as(command: &mut Command, service: &str) {
+    for url in ["DATABASE_URL", "AMQP_URL"] {
+        if let Ok(own) = std::env::var(format!("POSTRIDER_{service}_{url}")) {
+            command.env(format!("POSTRIDER_{url}"), own);
+        }
+        for other in ["GATEWAY", "DISPATCHER"] {
+            command.env_remove(format!("POSTRIDER_{other}_{url}"));
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use lapin::{Channel, Connection, ConnectionProperties};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use service::access_token::{Caller, mint};
-use test_support::{JWT_AUDIENCE, JWT_ISSUER, JWT_SECRET, Proxy, TestDatabase};
+use test_support::{JWT_AUDIENCE, JWT_ISSUER, JWT_SECRET, Proxy, TestDatabase, service_url};
 use tokio::time::{Instant, sleep};
 use tokio_postgres::NoTls;
 use uuid::Uuid;
@@ -244,7 +244,7 @@ impl World {
     }
 
     fn gateway_at(&self, address: &str) -> anyhow::Result<Process> {
-        let mut environment = self.environment(&self.gateway_database, &self.gateway_broker);
+        let mut environment = self.environment("gateway", &self.gateway_database, &self.gateway_broker);
         environment.insert("POSTRIDER_HTTP_ADDRESS".into(), address.to_owned());
         environment.insert("POSTRIDER_HEALTH_ADDRESS".into(), "127.0.0.1:0".into());
         let program = self.binaries.join("api-gateway");
@@ -264,7 +264,8 @@ impl World {
         extra: &[(&str, String)],
     ) -> anyhow::Result<()> {
         self.started += 1;
-        let mut environment = self.environment(&self.dispatcher_database, &self.dispatcher_broker);
+        let mut environment =
+            self.environment("dispatcher", &self.dispatcher_database, &self.dispatcher_broker);
         let own = self
             .settings
             .iter()
@@ -290,9 +291,15 @@ impl World {
         Ok(())
     }
 
-    fn environment(&self, database: &Proxy, broker: &Proxy) -> BTreeMap<String, String> {
+    fn environment(&self, service: &str, database: &Proxy, broker: &Proxy) -> BTreeMap<String, String> {
+        // The previous version may know of no roles; an update goes on from the owner to them.
+        let database_url = if self.binaries == self.lab.binaries {
+            service_url(&self.database_url, service)
+        } else {
+            self.database_url.clone()
+        };
         let mut environment: BTreeMap<String, String> = [
-            ("POSTRIDER_DATABASE_URL", through(&self.database_url, database)),
+            ("POSTRIDER_DATABASE_URL", through(&database_url, database)),
             ("POSTRIDER_AMQP_URL", through(&self.amqp_url, broker)),
             ("POSTRIDER_AMQP_PREFIX", self.prefix.clone()),
             ("POSTRIDER_JWT_SECRET", JWT_SECRET.to_owned()),

@@ -16,7 +16,7 @@ impl Process {
         let child = Command::new(env!("CARGO_BIN_EXE_dispatcher"))
             .env("POSTRIDER_DATABASE_URL", world.database.url_of("dispatcher"))
             .env("POSTRIDER_ENCRYPTION_KEYS", ENCRYPTION_KEYS)
-            .env("POSTRIDER_AMQP_URL", world.broker.url())
+            .env("POSTRIDER_AMQP_URL", world.broker.url_of("dispatcher"))
             .env("POSTRIDER_AMQP_PREFIX", world.broker.prefix())
             .env("POSTRIDER_HEALTH_ADDRESS", "127.0.0.1:0")
             .env("POSTRIDER_RECEIVER_ALLOW_HTTP", "true")

@@ -61,7 +61,7 @@ impl World {
             clock: Arc::new(self.clock.clone()),
             drain_timeout: Duration::from_secs(10),
             drain_rate: 10_000, // the clock stands still, unless a test moves it
-            ..Config::new(self.database.store_of("dispatcher"), self.broker.config.clone())
+            ..Config::new(self.database.store_of("dispatcher"), self.broker.config_of("dispatcher"))
         }
     }
 
