@@ -8,6 +8,7 @@ mod exchanges;
 mod filters;
 mod gates;
 mod helpers;
+mod hostile;
 mod metered;
 mod metrics;
 mod names;

@@ -1,6 +1,9 @@
 //! What one request to a receiver comes to, and what is kept of it.
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
+mod certificates;
+mod hostile;
+
 use std::net::TcpListener;
 use std::time::Duration;
 
@@ -44,8 +47,12 @@ fn links() -> EventLinks {
 }
 
 fn sender(policy: UrlPolicy, names: &NameServer) -> Sender {
+    sender_with_deadline(policy, names, Duration::from_secs(5))
+}
+
+fn sender_with_deadline(policy: UrlPolicy, names: &NameServer, deadline: Duration) -> Sender {
     service::install_crypto();
-    Sender::new(policy, Duration::from_secs(5), vec![names.address()], links()).unwrap()
+    Sender::new(policy, deadline, vec![names.address()], links()).unwrap()
 }
 
 async fn attempt(url: &str, capture: Capture) -> Attempted {
