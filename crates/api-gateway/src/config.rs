@@ -77,7 +77,7 @@ const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<1, 100>>(
 );
 
 /// Every setting of the gateway.
-pub const SETTINGS: [Setting; 32] = [
+pub const SETTINGS: &[Setting] = &[
     values::DATABASE_URL,
     values::AMQP_URL,
     values::AMQP_PREFIX,
@@ -93,6 +93,8 @@ pub const SETTINGS: [Setting; 32] = [
     TRACE_RATIO,
     values::RECEIVER_ALLOW_HTTP,
     values::RECEIVER_ALLOWED_NETWORKS,
+    values::RECEIVER_DENIED_NETWORKS,
+    values::RECEIVER_PORTS,
     values::PUBLIC_URL,
     values::RETRY_SCHEDULE,
     values::RETENTION_DAYS,
@@ -202,7 +204,7 @@ pub struct ProcessConfig {
 impl ProcessConfig {
     /// Reads the environment.
     pub fn load() -> Result<Self, ConfigError> {
-        let settings = Settings::load(&SETTINGS)?;
+        let settings = Settings::load(SETTINGS)?;
         let url: Text = settings.get(&values::DATABASE_URL)?;
         let connections: Count<1, 100> = settings.get(&DATABASE_CONNECTIONS)?;
         let store = Store::new(&url.0, connections.0 as usize)

@@ -55,7 +55,7 @@ const DATABASE_CONNECTIONS: Setting = Setting::optional::<Count<2, 100>>(
 );
 
 /// Every setting of the dispatcher.
-pub const SETTINGS: [Setting; 24] = [
+pub const SETTINGS: &[Setting] = &[
     values::DATABASE_URL,
     values::AMQP_URL,
     values::AMQP_PREFIX,
@@ -66,6 +66,8 @@ pub const SETTINGS: [Setting; 24] = [
     TRACE_RATIO,
     values::RECEIVER_ALLOW_HTTP,
     values::RECEIVER_ALLOWED_NETWORKS,
+    values::RECEIVER_DENIED_NETWORKS,
+    values::RECEIVER_PORTS,
     values::DRAIN_TIMEOUT_MS,
     values::HEALTH_ADDRESS,
     DNS_SERVERS,
@@ -168,7 +170,7 @@ impl Config {
 impl ProcessConfig {
     /// Reads the environment.
     pub fn load() -> Result<Self, ConfigError> {
-        let settings = Settings::load(&SETTINGS)?;
+        let settings = Settings::load(SETTINGS)?;
         let url: Text = settings.get(&values::DATABASE_URL)?;
         let connections: Count<2, 100> = settings.get(&DATABASE_CONNECTIONS)?;
         let store = Store::new(&url.0, connections.0 as usize)

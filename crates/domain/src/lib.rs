@@ -23,6 +23,7 @@ mod labels;
 mod outcome;
 mod payload;
 mod plan;
+mod port;
 mod retry;
 mod revision;
 mod scope;
@@ -53,6 +54,7 @@ pub use gate::{GateChange, GateSettings, check_concurrency, check_rate};
 pub use health::{Gate, Health};
 pub use ids::{ApiKeyId, EventId, OrderingKey, SessionId, TenantId, WebhookId};
 pub use invalid::Invalid;
+pub use ipnet::IpNet;
 pub use labels::{
     Description, MAX_DESCRIPTION_CHARS, MAX_METADATA_KEY_CHARS, MAX_METADATA_KEYS, MAX_METADATA_VALUE_BYTES,
     Metadata, MetadataChange,
@@ -60,6 +62,7 @@ pub use labels::{
 pub use outcome::{Cause, Outcome};
 pub use payload::{MAX_DATA_BYTES, MAX_DATA_DEPTH, check_data, render_body, render_thin_body};
 pub use plan::{Limits, NotInForce, PlanName, Subscription, TenantStatus};
+pub use port::PortPolicy;
 pub use retry::{MAX_RETRY_AFTER, Next, PlannedAttempt, RetrySchedule, parse_delay, parse_retry_after};
 pub use revision::{Expected, Revision};
 pub use scope::{Scope, Scopes};

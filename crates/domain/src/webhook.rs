@@ -6,7 +6,8 @@ use url::{Host, Url};
 
 use crate::{
     AddressPolicy, DeliverySettings, Description, Event, EventData, EventPattern, Filter, GateSettings,
-    Invalid, Metadata, PreviousSecret, SecretBytes, SecretUnreadable, SessionId, TenantId, WebhookId,
+    Invalid, Metadata, PortPolicy, PreviousSecret, SecretBytes, SecretUnreadable, SessionId, TenantId,
+    WebhookId,
 };
 
 /// Most event patterns one webhook may name.
@@ -26,6 +27,8 @@ pub struct WebhookUrl {
 pub struct UrlPolicy {
     /// Whether `http://` is allowed. Off unless the operator says otherwise: payloads would travel in clear text.
     pub allow_http: bool,
+    /// Which ports may be connected to.
+    pub ports: PortPolicy,
     /// Which addresses may be connected to.
     pub addresses: AddressPolicy,
 }
@@ -73,9 +76,7 @@ impl WebhookUrl {
         if self.url.fragment().is_some() {
             return Err(Invalid::new("url must not contain a fragment (#): it is never sent"));
         }
-        if self.url.port() == Some(0) {
-            return Err(Invalid::new("url must not name port 0"));
-        }
+        policy.ports.check(self.port())?;
         let refuse = |refused: crate::Refused| {
             Invalid::new(format!("url must not point to a private network: {refused}"))
         };
@@ -100,6 +101,11 @@ impl WebhookUrl {
     /// The URL to connect to.
     pub fn url(&self) -> &Url {
         &self.url
+    }
+
+    /// The port to connect to; 0 for a scheme that has none.
+    pub fn port(&self) -> u16 {
+        self.url.port_or_known_default().unwrap_or_default()
     }
 
     /// The address, where the host is one and needs no look-up.
@@ -296,6 +302,36 @@ mod tests {
             "https://[fd00::1]/",
             "https://%31%32%37.0.0.1/",
             "https://0/",
+            "https://0x7f000001/",
+            "https://0X7F.0x0.0x0.0x1/",
+            "https://017700000001/",
+            "https://127.0.1/",
+            "https://127。0。0。1/",
+            "https://①②⑦.0.0.1/",
+            "https://127.0.0.1:8443/",
+            "https://10.1.2.3/",
+            "https://100.64.0.1/",
+            "https://192.168.0.1/",
+            "https://172.16.0.1/",
+            "https://224.0.0.1/",
+            "https://240.0.0.1/",
+            "https://255.255.255.255/",
+            "https://[0:0:0:0:0:0:0:1]/",
+            "https://[::]/",
+            "https://[::127.0.0.1]/",
+            "https://[::FFFF:7F00:1]/",
+            "https://[64:ff9b::127.0.0.1]/",
+            "https://[64:ff9b:1::127.0.0.1]/",
+            "https://[2002:7f00:1::]/",
+            "https://[2001:0:808:808::80ff:fffe]/",
+            "https://[2a00:1450::5efe:127.0.0.1]/",
+            "https://[fe80::1]/",
+            "https://[fec0::1]/",
+            "https://[ff02::1]/",
+            "https://[100::1]/",
+            "https://localhost.:8443/",
+            "https://ｌｏｃａｌｈｏｓｔ/",
+            "https://lo%63alhost/",
         ] {
             assert!(parse(url).is_err(), "{url}");
         }
@@ -318,6 +354,26 @@ mod tests {
             "https:///example.com/",
             "https://example.com/#part",
             "https://example.com:0/",
+            "https://example.com:22/",
+            "https://example.com:25/",
+            "https://user:@example.com/",
+            "https://:pw@example.com/",
+            "https://example.com@127.0.0.1/",
+            "https://example.com:80@127.0.0.1:443/",
+            "https://:443/",
+            "https://?",
+            "https://#",
+            "https:\\\\example.com",
+            "https://exa\0mple.com/",
+            "https://exa%00mple.com/",
+            "https://example.com/\t",
+            "\u{feff}https://example.com/",
+            "https://example.com/\u{85}",
+            "gopher://example.com/",
+            "wss://example.com/",
+            "data:text/plain,hi",
+            "https://[::1",
+            "https://[fe80::1%25eth0]/",
             "https://exa mple.com/",
             "https://example.com/\n",
             "https://example.com:99999/",
@@ -332,11 +388,46 @@ mod tests {
         let policy = UrlPolicy {
             allow_http: true,
             addresses: AddressPolicy::allowing(vec!["127.0.0.0/8".parse().unwrap()]),
+            ..UrlPolicy::default()
         };
         for url in ["http://127.0.0.1:9000/hook", "http://localhost:9000/"] {
             assert!(WebhookUrl::parse(url, &policy).is_ok(), "{url}");
         }
         assert!(WebhookUrl::parse("http://10.0.0.1/", &policy).is_err());
+    }
+
+    /// What browsers' tests say of a URL.
+    #[derive(serde::Deserialize)]
+    struct Known {
+        input: String,
+        /// None where it is no URL.
+        hostname: Option<String>,
+    }
+
+    #[test]
+    fn the_host_that_is_judged_is_the_one_that_browsers_find_in_a_url() {
+        let policy = UrlPolicy { allow_http: true, ..UrlPolicy::default() };
+        let (mut accepted, mut no_url, mut refused) = (0, 0, 0);
+        for line in include_str!("../testdata/urls.jsonl").lines() {
+            let Known { input, hostname } = serde_json::from_str(line).unwrap();
+            let url = WebhookUrl::parse(&input, &policy);
+            let Some(hostname) = hostname else {
+                assert!(url.is_err(), "{input:?} is no URL");
+                no_url += 1;
+                continue;
+            };
+            let address = hostname.trim_matches(['[', ']']).parse();
+            match &url {
+                Ok(url) => assert_eq!(url.url().host_str(), Some(&*hostname), "{input:?}"),
+                Err(_) => refused += 1,
+            }
+            if let (Ok(url), Ok(address)) = (&url, address) {
+                assert_eq!(policy.addresses.check(address), Ok(()), "{input:?}");
+                assert_eq!(url.literal_address(), Some(address), "{input:?}");
+            }
+            accepted += usize::from(url.is_ok());
+        }
+        assert!(accepted > 40 && no_url > 100 && refused > 40, "{accepted}, {no_url}, {refused}");
     }
 
     proptest! {

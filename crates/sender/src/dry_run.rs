@@ -90,8 +90,7 @@ impl Sender {
         let allowed = addresses.as_ref().ok().and_then(|found| all_allowed(found));
         run.addresses = Some(addresses);
         let Some(allowed) = allowed else { return run };
-        let port = url.url().port_or_known_default().unwrap_or_default();
-        let (connection, stream) = connect(&allowed, port, deadline).await;
+        let (connection, stream) = connect(&allowed, url.port(), deadline).await;
         run.connection = Some(connection);
         if let (Some(stream), "https", Some(host)) = (stream, url.url().scheme(), url.url().host()) {
             let name = match host {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use domain::{AddressPolicy, EventLinks, Invalid, RetrySchedule, UrlPolicy};
+use domain::{AddressPolicy, EventLinks, Invalid, IpNet, PortPolicy, RetrySchedule, UrlPolicy};
 
 use crate::settings::{ConfigError, Setting, Settings};
 
@@ -68,7 +68,7 @@ impl<T: FromStr> FromStr for Perhaps<T> {
 
 /// Networks in CIDR notation, separated by commas.
 #[derive(Debug, Clone, Default)]
-pub struct Networks(pub AddressPolicy);
+pub struct Networks(pub Vec<IpNet>);
 
 impl FromStr for Networks {
     type Err = Invalid;
@@ -84,7 +84,7 @@ impl FromStr for Networks {
                 })
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self(AddressPolicy::allowing(networks)))
+        Ok(Self(networks))
     }
 }
 
@@ -155,6 +155,18 @@ pub const RECEIVER_ALLOWED_NETWORKS: Setting = Setting::optional::<Networks>(
     "receiver_allowed_networks",
     "",
     "networks that are not public but may be delivered to, like `10.1.0.0/16,fd00::/8`",
+);
+/// Which public networks receivers may not be in.
+pub const RECEIVER_DENIED_NETWORKS: Setting = Setting::optional::<Networks>(
+    "receiver_denied_networks",
+    "",
+    "networks that must not be delivered to although they are public or allowed, like your own `198.51.100.0/24`",
+);
+/// Which ports receivers may be on.
+pub const RECEIVER_PORTS: Setting = Setting::optional::<PortPolicy>(
+    "receiver_ports",
+    "",
+    "the only ports that receivers may use, like `443,8443`; none: all but those of other protocols, which browsers refuse too",
 );
 /// The delays between attempts.
 pub const RETRY_SCHEDULE: Setting = Setting::optional::<RetrySchedule>(
@@ -237,6 +249,8 @@ pub fn retention(settings: &Settings) -> Result<Duration, ConfigError> {
 pub fn url_policy(settings: &Settings) -> Result<UrlPolicy, ConfigError> {
     Ok(UrlPolicy {
         allow_http: settings.get(&RECEIVER_ALLOW_HTTP)?,
-        addresses: settings.get::<Networks>(&RECEIVER_ALLOWED_NETWORKS)?.0,
+        ports: settings.get(&RECEIVER_PORTS)?,
+        addresses: AddressPolicy::allowing(settings.get::<Networks>(&RECEIVER_ALLOWED_NETWORKS)?.0)
+            .denying(settings.get::<Networks>(&RECEIVER_DENIED_NETWORKS)?.0),
     })
 }

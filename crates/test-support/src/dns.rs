@@ -30,6 +30,8 @@ struct Shared {
 
 enum Known {
     Addresses(Vec<IpAddr>),
+    /// One after the other, and from the beginning again; each for no time at all.
+    Alternating(Vec<IpAddr>, usize),
     Broken,
 }
 
@@ -61,6 +63,12 @@ impl NameServer {
     pub fn know(&self, name: &str, addresses: &[&str]) {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
         self.shared.lock().unwrap().names.insert(name.to_owned(), Known::Addresses(addresses));
+    }
+
+    /// A name has one of these IPv4 addresses at a time from now on, another one whenever it is asked for.
+    pub fn alternate(&self, name: &str, addresses: &[&str]) {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        self.shared.lock().unwrap().names.insert(name.to_owned(), Known::Alternating(addresses, 0));
     }
 
     /// A name is answered with SERVFAIL from now on, as one is whose own name servers are broken.
@@ -124,10 +132,17 @@ fn reply_to(query: &[u8], shared: &mut Shared) -> Option<Vec<u8>> {
     if shared.ignores_ipv6 && record_type == TYPE_AAAA {
         return None;
     }
-    let (code, addresses) = match (shared.mood, shared.names.get(&name)) {
+    let mut ttl = TTL_SECONDS;
+    let (code, addresses) = match (shared.mood, shared.names.get_mut(&name)) {
         (Mood::Silent, _) => return None,
         (Mood::Failing, _) | (_, Some(Known::Broken)) => (SERVFAIL, Vec::new()),
         (Mood::Answering, None) => (NXDOMAIN, Vec::new()),
+        (Mood::Answering, Some(Known::Alternating(addresses, asked))) => {
+            ttl = 0;
+            let is_asked = record_type == TYPE_A;
+            *asked += usize::from(is_asked);
+            (0, addresses.get(*asked % addresses.len()).filter(|_| is_asked).copied().into_iter().collect())
+        }
         (Mood::Answering, Some(Known::Addresses(addresses))) => {
             let is_asked = |address: &&IpAddr| match address {
                 IpAddr::V4(_) => record_type == TYPE_A,
@@ -149,7 +164,7 @@ fn reply_to(query: &[u8], shared: &mut Shared) -> Option<Vec<u8>> {
         reply.extend([0xc0, 0x0c]); // the name of the question
         reply.extend(record_type.to_be_bytes());
         reply.extend([0, 1]); // class IN
-        reply.extend(TTL_SECONDS.to_be_bytes());
+        reply.extend(ttl.to_be_bytes());
         reply.extend(u16::try_from(bytes.len()).unwrap().to_be_bytes());
         reply.extend(bytes);
     }

@@ -47,7 +47,7 @@ pub const JWT_AUDIENCE: &str = "postrider-tests";
 /// Allows what tests deliver to: loopback, over plain HTTP.
 pub fn local_url_policy() -> UrlPolicy {
     let loopback = vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
-    UrlPolicy { allow_http: true, addresses: AddressPolicy::allowing(loopback) }
+    UrlPolicy { allow_http: true, addresses: AddressPolicy::allowing(loopback), ..UrlPolicy::default() }
 }
 
 /// Shows the product's log on standard error when `POSTRIDER_TEST_LOG` says what to log, for example `debug`.

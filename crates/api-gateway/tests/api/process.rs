@@ -17,7 +17,7 @@ fn gateway() -> Command {
 
 #[test]
 fn the_readme_lists_the_gateways_settings() {
-    check_configuration_table("gateway", &api_gateway::config::SETTINGS);
+    check_configuration_table("gateway", api_gateway::config::SETTINGS);
 }
 
 #[test]

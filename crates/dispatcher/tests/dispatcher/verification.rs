@@ -83,5 +83,5 @@ async fn the_python_and_javascript_libraries_verify_a_delivery_and_refuse_a_chan
 
 #[test]
 fn the_readme_lists_the_dispatchers_settings() {
-    check_configuration_table("dispatcher", &dispatcher::config::SETTINGS);
+    check_configuration_table("dispatcher", dispatcher::config::SETTINGS);
 }

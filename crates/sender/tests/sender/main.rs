@@ -3,6 +3,7 @@
 
 mod certificates;
 mod hostile;
+mod rebinding;
 
 use std::net::TcpListener;
 use std::time::Duration;
