@@ -2,9 +2,12 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use chrono::DateTime;
+use chrono::{DateTime, Datelike as _};
 use domain::Invalid;
 use store::AttemptCursor;
+
+/// What the database can compare: it knows fewer years than there are numbers.
+const YEARS: std::ops::Range<i32> = 1970..10_000;
 
 /// The text for a place.
 pub(crate) fn encode(cursor: &AttemptCursor) -> String {
@@ -17,7 +20,44 @@ pub(crate) fn decode(text: &str) -> Result<AttemptCursor, Invalid> {
         let plain = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
         let (micros, event_id) = plain.split_once('.')?;
         let started_at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
+        let started_at = Some(started_at).filter(|at| YEARS.contains(&at.year()))?;
         Some(AttemptCursor { started_at, event_id: event_id.parse().ok()? })
     };
     parse().ok_or_else(|| Invalid::new("cursor must be a nextCursor of this history"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_time_that_the_database_does_not_know_is_refused() {
+        for micros in [i64::MIN, -8_000_000_000_000_000_000, -1, 253_402_300_800_000_000, i64::MAX] {
+            assert!(decode(&URL_SAFE_NO_PAD.encode(format!("{micros}.e1"))).is_err(), "{micros}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_place_comes_back(micros in 0..253_402_300_800_000_000_i64, id in "[!-~]{1,64}") {
+            let Ok(event_id) = id.parse() else { return Ok(()) };
+            let cursor = AttemptCursor { started_at: DateTime::from_timestamp_micros(micros).unwrap(), event_id };
+            let again = decode(&encode(&cursor)).unwrap();
+            prop_assert_eq!((again.started_at, again.event_id), (cursor.started_at, cursor.event_id));
+        }
+
+        #[test]
+        fn no_text_panics_and_what_is_read_is_within_the_years(
+            text in "\\PC{0,40}", micros: i64, id in "\\PC{0,12}",
+        ) {
+            let made_up = URL_SAFE_NO_PAD.encode(format!("{micros}.{id}"));
+            for text in [text, made_up] {
+                if let Ok(cursor) = decode(&text) {
+                    prop_assert!(YEARS.contains(&cursor.started_at.year()));
+                }
+            }
+        }
+    }
 }

@@ -308,6 +308,14 @@ mod tests {
         }
 
         #[test]
+        fn every_date_of_http_is_read(seconds in 0..253_402_300_800_i64) {
+            let date = DateTime::from_timestamp(seconds, 0).unwrap();
+            let wait = parse_retry_after(&date.format("%a, %d %b %Y %H:%M:%S GMT").to_string(), now());
+            let asked = (date - now()).to_std().unwrap_or_default();
+            prop_assert_eq!(wait, Some(asked.min(MAX_RETRY_AFTER)));
+        }
+
+        #[test]
         fn retry_after_never_panics_and_never_exceeds_its_bound(value in ".{0,40}") {
             prop_assert!(parse_retry_after(&value, now()).is_none_or(|wait| wait <= MAX_RETRY_AFTER));
         }

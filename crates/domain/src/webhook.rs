@@ -430,7 +430,54 @@ mod tests {
         assert!(accepted > 40 && no_url > 100 && refused > 40, "{accepted}, {no_url}, {refused}");
     }
 
+    fn any_url_like() -> impl Strategy<Value = String> {
+        let scheme = prop::sample::select(vec!["https", "http", "HTTPS", "ftp", "https:", ""]);
+        let slashes = prop::sample::select(vec!["://", ":/", ":", ":\\\\", ":///"]);
+        let user = prop::sample::select(vec!["", "", "", "user@", "user:pass@", ":@", "a@b@"]);
+        let host = prop_oneof![
+            "[a-z0-9.-]{0,12}",
+            "[0-9a-fx.]{1,14}",
+            "\\[[0-9a-f:.]{2,20}\\]",
+            "\\PC{1,8}",
+            prop::sample::select(vec![
+                "localhost",
+                "example.com",
+                "127.0.0.1",
+                "%6c%6fcalhost",
+                "１２７.1",
+                "8.8.8.8",
+                "[::1]"
+            ])
+            .prop_map(str::to_owned),
+        ];
+        let port = prop_oneof![
+            Just(String::new()),
+            any::<u16>().prop_map(|port| format!(":{port}")),
+            Just(":".to_owned())
+        ];
+        let rest = prop_oneof![Just(String::new()), "[/?#\\\\]\\PC{0,8}", Just("/\n".to_owned())];
+        (scheme, slashes, user, host, port, rest).prop_map(|(scheme, slashes, user, host, port, rest)| {
+            format!("{scheme}{slashes}{user}{host}{port}{rest}")
+        })
+    }
+
     proptest! {
+        #[test]
+        fn what_is_accepted_keeps_every_rule(text in any_url_like()) {
+            let Ok(accepted) = parse(&text) else { return Ok(()) };
+            let url = accepted.url();
+            prop_assert_eq!(url.scheme(), "https");
+            prop_assert!(url.username().is_empty() && url.password().is_none() && url.fragment().is_none());
+            prop_assert!(url.host_str().is_some_and(|host| !host.is_empty() && host != "localhost"));
+            prop_assert!(UrlPolicy::default().ports.check(accepted.port()).is_ok());
+            prop_assert!(!text.contains(char::is_control) && text.len() <= WebhookUrl::MAX_BYTES);
+            let address = accepted.literal_address();
+            prop_assert!(address.is_none_or(|address| AddressPolicy::default().check(address).is_ok()));
+            // What other programs may read out of the same text: no host that reads as a number is left as a name.
+            let last = url.host_str().unwrap_or_default().trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+            prop_assert!(address.is_some() || !last.bytes().all(|byte| byte.is_ascii_digit()));
+        }
+
         #[test]
         fn no_text_panics_and_what_parses_parses_again(text in "(https?://)?\\PC{0,60}") {
             if let Ok(url) = parse(&text) {
