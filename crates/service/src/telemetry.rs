@@ -4,7 +4,10 @@ use std::io::IsTerminal as _;
 use std::str::FromStr;
 
 use domain::Invalid;
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::prelude::*;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +37,19 @@ pub fn init(directives: &str, format: LogFormat) -> Result<(), Invalid> {
         .map_err(|error| Invalid::new(error.to_string()))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter);
     match format {
-        LogFormat::Json => builder.json().flatten_event(true).with_span_list(false).init(),
-        LogFormat::Text => builder.with_ansi(std::io::stdout().is_terminal()).init(),
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_span_list(false);
+            builder.finish().with(filter_fn(is_harmless)).init();
+        }
+        LogFormat::Text => {
+            let builder = builder.with_ansi(std::io::stdout().is_terminal());
+            builder.finish().with(filter_fn(is_harmless)).init();
+        }
     }
     Ok(())
+}
+
+/// At its finest the AMQP library logs each frame that it sends, the one with the password too. Nobody can ask for that.
+fn is_harmless(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() != Level::TRACE || !metadata.target().starts_with("lapin")
 }

@@ -23,6 +23,7 @@ mod metrics;
 mod preconditions;
 mod process;
 mod publishing;
+mod redaction;
 mod secret_files;
 mod secrets;
 mod stored_events;
