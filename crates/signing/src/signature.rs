@@ -98,6 +98,39 @@ mod tests {
         assert_eq!(signature, "v1,tZ1I4/hDygAJgO5TYxiSd6Sd0kDW6hPenDe+bTa3Kkw=");
     }
 
+    /// The lines of a file of Wycheproof's, each with its number, whether it is valid, and its bytes.
+    fn vectors(file: &str) -> impl Iterator<Item = (&str, bool, Vec<Vec<u8>>)> {
+        let byte = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
+        let bytes = move |hex: &str| {
+            if hex == "-" { Vec::new() } else { hex.as_bytes().chunks(2).map(byte).collect() }
+        };
+        file.lines().filter(|line| !line.starts_with('#')).map(move |line| {
+            let (id, rest) = line.split_once(' ').unwrap();
+            let (result, rest) = rest.split_once(' ').unwrap();
+            (id, result == "valid", rest.split(' ').map(bytes).collect())
+        })
+    }
+
+    #[test]
+    fn wycheproofs_vectors_of_hmac_sha256_come_out_as_they_must() {
+        let (mut valid, mut invalid) = (0, 0);
+        for (id, is_valid, fields) in vectors(include_str!("../testdata/wycheproof/hmac_sha256.txt")) {
+            let [key, message, tag] = &fields[..] else { panic!("three fields: {id}") };
+            let secret = Secret::from_bytes(key).unwrap();
+            // Half a tag is right for others, and never for us: a signature is compared whole.
+            let is_whole = tag.len() == 32;
+            let verified = hmac::verify(secret.key(), message, tag).is_ok();
+            assert_eq!(verified, is_valid && is_whole, "{id}");
+            if is_valid {
+                let mut context = hmac::Context::with_key(secret.key());
+                message.chunks(7).for_each(|part| context.update(part));
+                assert_eq!(context.sign().as_ref()[..tag.len()], tag[..], "{id}");
+            }
+            if verified { valid += 1 } else { invalid += 1 }
+        }
+        assert!(valid > 30 && invalid > 100, "{valid}, {invalid}");
+    }
+
     #[test]
     fn during_a_rotation_either_secret_verifies() {
         let (old, new) = (secret(), Secret::generate());

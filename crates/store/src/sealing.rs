@@ -258,6 +258,36 @@ mod tests {
         assert_ne!(one, other);
     }
 
+    #[test]
+    fn wycheproofs_vectors_of_aes_256_gcm_open_or_do_not_as_they_must() {
+        let byte = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
+        let bytes = |hex: &str| -> Vec<u8> {
+            if hex == "-" { Vec::new() } else { hex.as_bytes().chunks(2).map(byte).collect() }
+        };
+        let file = include_str!("../testdata/wycheproof/aes_256_gcm.txt");
+        let (mut valid, mut invalid) = (0, 0);
+        for line in file.lines().filter(|line| !line.starts_with('#')) {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let [_, result, key, nonce, aad, plain, cipher, tag] = fields[..] else {
+                panic!("eight fields: {line}")
+            };
+            let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &bytes(key)).unwrap());
+            let sealed = [vec![VERSION], bytes(nonce), bytes(cipher), bytes(tag)].concat();
+            let opened = open(&key, &sealed, Aad::from(bytes(aad)));
+            match result {
+                "valid" => {
+                    assert_eq!(opened, Some(SecretBytes::new(bytes(plain))), "{line}");
+                    valid += 1;
+                }
+                _ => {
+                    assert_eq!(opened, None, "{line}");
+                    invalid += 1;
+                }
+            }
+        }
+        assert!(valid > 30 && invalid > 20, "{valid}, {invalid}");
+    }
+
     proptest! {
         #[test]
         fn a_secret_comes_back_and_does_not_show(secret in proptest::collection::vec(any::<u8>(), 8..256)) {
