@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use chrono::{DateTime, Datelike as _};
+use chrono::{DateTime, Datelike as _, Utc};
 use domain::Invalid;
 use store::AttemptCursor;
 
@@ -19,11 +19,14 @@ pub(crate) fn decode(text: &str) -> Result<AttemptCursor, Invalid> {
     let parse = || {
         let plain = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
         let (micros, event_id) = plain.split_once('.')?;
-        let started_at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
-        let started_at = Some(started_at).filter(|at| YEARS.contains(&at.year()))?;
-        Some(AttemptCursor { started_at, event_id: event_id.parse().ok()? })
+        Some(AttemptCursor { started_at: time(micros)?, event_id: event_id.parse().ok()? })
     };
     parse().ok_or_else(|| Invalid::new("cursor must be a nextCursor of this history"))
+}
+
+/// Reads a time of a cursor, in microseconds, if it is one that the database knows.
+pub(crate) fn time(micros: &str) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp_micros(micros.parse().ok()?).filter(|at| YEARS.contains(&at.year()))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::Authenticated;
 use crate::body::{FieldErrors, Query};
+use crate::cursor;
 use crate::envelope::{Failure, Page, page};
 use crate::error::ApiError;
 use crate::routes::webhooks::timestamp;
@@ -170,8 +171,7 @@ fn decode(text: &str) -> Result<AuditLogCursor, Invalid> {
     let parse = || {
         let plain = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
         let (micros, sequence) = plain.split_once('.')?;
-        let at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
-        Some(AuditLogCursor { at, sequence: sequence.parse().ok()? })
+        Some(AuditLogCursor { at: cursor::time(micros)?, sequence: sequence.parse().ok()? })
     };
     parse().ok_or_else(|| Invalid::new("cursor must be a nextCursor of this log"))
 }
