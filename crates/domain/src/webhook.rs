@@ -82,6 +82,9 @@ impl WebhookUrl {
         };
         match self.url.host() {
             None => Err(Invalid::new("url must have a host")),
+            Some(Host::Domain(name)) if name.trim_end_matches('.').is_empty() => {
+                Err(Invalid::new("url must have a host"))
+            }
             Some(Host::Ipv4(address)) => policy.addresses.check(address.into()).map_err(refuse),
             Some(Host::Ipv6(address)) => policy.addresses.check(address.into()).map_err(refuse),
             Some(Host::Domain(name)) if is_loopback_name(name) => policy
@@ -356,6 +359,8 @@ mod tests {
             "https://example.com:0/",
             "https://example.com:22/",
             "https://example.com:25/",
+            "https://.",
+            "https://../",
             "https://user:@example.com/",
             "https://:pw@example.com/",
             "https://example.com@127.0.0.1/",
@@ -475,7 +480,7 @@ mod tests {
             prop_assert!(address.is_none_or(|address| AddressPolicy::default().check(address).is_ok()));
             // What other programs may read out of the same text: no host that reads as a number is left as a name.
             let last = url.host_str().unwrap_or_default().trim_end_matches('.').rsplit('.').next().unwrap_or_default();
-            prop_assert!(address.is_some() || !last.bytes().all(|byte| byte.is_ascii_digit()));
+            prop_assert!(!last.is_empty() && (address.is_some() || !last.bytes().all(|byte| byte.is_ascii_digit())));
         }
 
         #[test]

@@ -49,7 +49,13 @@ pub fn init(directives: &str, format: LogFormat) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// At its finest the AMQP library logs each frame that it sends, the one with the password too. Nobody can ask for that.
+/// At its finest the AMQP library logs each frame that it sends, the one with the password too, and the Postgres library
+/// each parameter, customers' data among them. Nobody can ask for that.
 fn is_harmless(metadata: &Metadata<'_>) -> bool {
-    *metadata.level() != Level::TRACE || !metadata.target().starts_with("lapin")
+    let finest = match metadata.target() {
+        target if target.starts_with("lapin") => Level::DEBUG,
+        target if target.starts_with("tokio_postgres") => Level::INFO,
+        _ => Level::TRACE,
+    };
+    *metadata.level() <= finest
 }

@@ -51,7 +51,7 @@ async fn no_secret_is_in_a_dispatchers_logs_or_metrics() {
     let metrics = metrics_at(process.address("health").await).await;
     let log = eventually("the log of an attempt", async || {
         let log = process.log();
-        (log.len() > 10_000).then_some(log)
+        (log.len() > 2_000).then_some(log)
     })
     .await;
 
