@@ -81,12 +81,7 @@ fn bad_messages_are_rejected_whole_with_their_reason() {
         (format!("[{}]", vec!["1"; MAX_EVENTS_PER_MESSAGE + 1].join(",")).as_bytes(), Reason::TooLarge),
     ] {
         let decoded = decode(body);
-        assert_eq!(
-            reasons(&decoded),
-            [reason],
-            "{}",
-            String::from_utf8_lossy(&body[..body.len().min(40)])
-        );
+        assert_eq!(reasons(&decoded), [reason], "{}", String::from_utf8_lossy(&body[..body.len().min(40)]));
         assert!(decoded.events.is_empty());
     }
 }
