@@ -1,7 +1,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use domain::Backoff;
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use instruments::{Label, Labels};
@@ -111,6 +110,7 @@ impl Publisher {
             requests: receiver,
             ready: ready_sender,
             stop,
+            message: Vec::new(),
         };
         let budget = Arc::new(Semaphore::new(MAX_WAITING_BYTES));
         (Self { requests, budget, timeout, ready }, tokio::spawn(task.run()))
@@ -144,6 +144,8 @@ struct PublishTask {
     requests: mpsc::Receiver<Request>,
     ready: watch::Sender<bool>,
     stop: CancellationToken,
+    /// The last message, for the memory it has.
+    message: Vec<u8>,
 }
 
 /// Why publishing on one connection ended.
@@ -215,7 +217,9 @@ impl PublishTask {
                         continue;
                     }
                     let (message, replies) = self.coalesce(first);
-                    match self.send(channel, &message).await {
+                    let sent = self.send(channel, &message).await;
+                    self.message = message;
+                    match sent {
                         Ok(confirm) => {
                             let limit = self.confirm_timeout;
                             outstanding.push_back(async move { (timeout(limit, confirm).await, replies) });
@@ -236,10 +240,11 @@ impl PublishTask {
     }
 
     /// Takes the events that wait at this moment, up to the limits, into one message.
-    fn coalesce(&mut self, first: Request) -> (Bytes, Replies) {
+    fn coalesce(&mut self, first: Request) -> (Vec<u8>, Replies) {
         let mut events = first.parcel.events;
         let mut replies = vec![first.reply];
-        let mut message = BytesMut::with_capacity(first.parcel.json.len() + 2);
+        let mut message = std::mem::take(&mut self.message);
+        message.clear();
         message.extend_from_slice(b"[");
         message.extend_from_slice(&first.parcel.json);
         while events < MAX_COALESCED_EVENTS && message.len() < MAX_COALESCED_BYTES {
@@ -253,7 +258,7 @@ impl PublishTask {
             replies.push(request.reply);
         }
         message.extend_from_slice(b"]");
-        (message.freeze(), replies)
+        (message, replies)
     }
 
     async fn send(&self, channel: &Channel, message: &[u8]) -> lapin::Result<PublisherConfirm> {

@@ -95,7 +95,7 @@ WITH given AS MATERIALIZED (
     ON CONFLICT DO NOTHING
     RETURNING position
 )
-SELECT batch.id, g.tenant_known, g.type_known, g.webhooks_version, g.place = ANY (ARRAY(SELECT position FROM stored))
+SELECT batch.id, g.tenant_known, g.type_known, g.webhooks_version, g.place::integer IN (SELECT position FROM stored)
 FROM given g CROSS JOIN batch
 ORDER BY g.place";
 

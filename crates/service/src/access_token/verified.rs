@@ -1,5 +1,6 @@
-//! Tokens whose signature was found right, until they end: verifying a public key's signature costs many times what all else
-//! of a request to publish does (13 µs for RS256, 44 for ES256, 62 for EdDSA, where finding it here takes 2).
+//! Tokens whose signature was found right, until they end. Verifying a public key's signature costs many times what all else
+//! of a request to publish does (13 µs for RS256, 44 for ES256, 62 for EdDSA, where finding it here takes 2), and reading any
+//! token makes some fifteen allocations.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
