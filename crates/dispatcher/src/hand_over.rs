@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 
 use crate::delivery::{Accepted, Delivery, Origin};
 use crate::engine::Engine;
+use crate::feeding::Feeding;
 use crate::metrics::{HandedOver, Metrics};
 use crate::recorder::{Note, OpenBatches, State};
 use crate::routing::Routing;
@@ -26,10 +27,6 @@ use crate::spans;
 const MAX_EVENTS: usize = 500;
 /// Most bytes of events in one transaction, unless a single message holds more.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
-/// Most deliveries given to the engine at once.
-const PORTION: usize = 256;
-/// How long the deliveries of one batch wait for room, in all.
-const PORTION_PATIENCE: Duration = Duration::from_millis(250);
 /// How often room is looked for while there is none.
 const ROOM_CHECK: Duration = Duration::from_millis(50);
 
@@ -40,6 +37,7 @@ pub(crate) struct HandOver {
     pub(crate) dead_letters: Arc<DeadLetters>,
     pub(crate) routing: Arc<Routing>,
     pub(crate) engine: Arc<Engine>,
+    pub(crate) feeding: Arc<Feeding>,
     pub(crate) open_batches: Arc<OpenBatches>,
     pub(crate) metrics: Metrics,
     pub(crate) tracer: Tracer,
@@ -75,6 +73,7 @@ impl HandOver {
         while let Some(messages) = self.next_messages().await {
             self.take_over(messages).await;
         }
+        self.feeding.finish().await;
     }
 
     /// Waits for room and for a message, then takes what else is there at this moment.
@@ -298,26 +297,7 @@ impl HandOver {
         if deliveries.is_empty() {
             self.engine.note(Note::of_state(State::Done, Some(batch))).await;
         }
-        self.submit(deliveries).await;
-    }
-
-    /// Gives deliveries to the engine, where there are many in portions as it gets through with those of their tenant: what it
-    /// has no room for is parked, which costs more than to wait for a moment. But only for a moment, for others wait behind.
-    async fn submit(&self, deliveries: Vec<Delivery>) {
-        let patience = Instant::now() + PORTION_PATIENCE;
-        let mut left = deliveries.into_iter();
-        while left.len() > PORTION {
-            let portion: Vec<Delivery> = left.by_ref().take(PORTION).collect();
-            let tenant = portion[0].target.webhook.tenant_id;
-            while self.engine.has_room_soon(tenant, PORTION) && Instant::now() < patience {
-                tokio::select! {
-                    () = self.engine.room.notified() => {}
-                    () = sleep(ROOM_CHECK) => {}
-                }
-            }
-            self.engine.submit(portion).await;
-        }
-        self.engine.submit(left.collect()).await;
+        self.feeding.submit(deliveries).await;
     }
 }
 

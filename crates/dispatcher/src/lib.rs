@@ -1,13 +1,14 @@
 //! The dispatcher: takes events over from the broker, delivers them, writes down what happened, tries again.
 //!
-//! The path of an event is the order of the modules: [`hand_over`] → [`routing`] → [`engine`] (with [`lanes`]
-//! and [`sender`]) → [`recorder`]; [`parked`] brings back what did not succeed at once.
+//! The path of an event is the order of the modules: [`hand_over`] → [`routing`] → [`feeding`] → [`engine`] (with
+//! [`lanes`] and [`sender`]) → [`recorder`]; [`parked`] brings back what did not succeed at once.
 
 mod clock;
 pub mod config;
 mod delivery;
 mod engine;
 mod exchanges;
+mod feeding;
 mod gates;
 mod hand_over;
 mod lanes;
@@ -40,6 +41,7 @@ pub use clock::SharedClock;
 pub use config::Config;
 
 use crate::engine::{Engine, EngineConfig};
+use crate::feeding::Feeding;
 use crate::hand_over::HandOver;
 use crate::metrics::{Memory, Metrics};
 use crate::parked::ParkedDeliveries;
@@ -120,6 +122,7 @@ impl Dispatcher {
             lease,
             stop: stop.clone(),
         };
+        let feeding = Arc::new(Feeding::new(Arc::clone(&engine), stop.clone()));
         let mut consuming = Vec::new();
         let mut consumers = Vec::new();
         let mut hand_over = |intake: Intake| {
@@ -133,6 +136,7 @@ impl Dispatcher {
                 dead_letters: Arc::clone(&dead_letters),
                 routing: Arc::clone(&routing),
                 engine: Arc::clone(&engine),
+                feeding: Arc::clone(&feeding),
                 open_batches: Arc::clone(&open_batches),
                 metrics: metrics.clone(),
                 tracer: config.tracer.clone(),
