@@ -16,7 +16,7 @@ use self::everywhere::Everywhere;
 use self::examples::Examples;
 use crate::routes::{
     api_keys, audit_log, event_batches, event_deliveries, event_previews, event_types, events, history,
-    plans, stored_events, tenants, webhooks,
+    plans, recoveries, stored_events, tenants, webhooks,
 };
 
 #[derive(OpenApi)]
@@ -51,6 +51,10 @@ use crate::routes::{
         webhooks::statistics::get,
         history::list,
         history::get,
+        recoveries::create,
+        recoveries::list,
+        recoveries::get,
+        recoveries::cancel,
         events::publish,
         event_batches::publish,
         event_previews::preview,
@@ -70,6 +74,7 @@ use crate::routes::{
     ),
     tags(
         (name = "Webhooks", description = "Subscriptions and their history"),
+        (name = "Recoveries", description = "Jobs that make deliveries again"),
         (name = "Events", description = "Publishing"),
         (name = "API keys", description = "Keys for programs, in place of access tokens"),
         (name = "Usage", description = "What a plan allows, and what was used of it"),

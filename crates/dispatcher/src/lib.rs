@@ -15,6 +15,7 @@ mod lanes;
 mod metrics;
 mod parked;
 mod recorder;
+mod recovery;
 mod relay;
 mod routing;
 mod spans;
@@ -46,6 +47,7 @@ use crate::hand_over::HandOver;
 use crate::metrics::{Memory, Metrics};
 use crate::parked::ParkedDeliveries;
 use crate::recorder::{OpenBatches, Recorder};
+use crate::recovery::Recoveries;
 use crate::relay::Relay;
 use crate::routing::Routing;
 
@@ -147,6 +149,13 @@ impl Dispatcher {
             }
         };
         let (shared, in_order) = (hand_over(Intake::Shared), hand_over(Intake::InOrder));
+        let recoveries = Recoveries {
+            store: config.store.clone(),
+            engine: Arc::clone(&engine),
+            poll_interval: config.poll_interval,
+            waiting: Arc::clone(&waiting),
+            stop: stop.clone(),
+        };
         let parked = ParkedDeliveries {
             store: config.store.clone(),
             routing,
@@ -179,6 +188,7 @@ impl Dispatcher {
             ("waiting deliveries", tokio::spawn(parked.clone().run_waiting())),
             ("take-over", tokio::spawn(parked.run_take_over())),
             ("domain events", tokio::spawn(relay.run())),
+            ("recoveries", tokio::spawn(recoveries.run())),
             ("partitions", tokio::spawn(partitions)),
             ("metrics", tokio::spawn(watch)),
             (

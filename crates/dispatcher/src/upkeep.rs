@@ -128,6 +128,10 @@ pub(crate) async fn maintain_partitions(
         if let Err(error) = store.forget_idempotency_keys(now - domain::IDEMPOTENCY_KEYS_KEPT).await {
             warn!(%error, "old idempotency keys could not be dropped");
         }
+        // With the days of the events they were about.
+        if let Err(error) = store.forget_recoveries(now - TimeDelta::days(retention_days.into())).await {
+            warn!(%error, "old recoveries could not be dropped");
+        }
         let wait = match store.maintain_partitions(today, DAYS_AHEAD, retention_days).await {
             Ok(report) => {
                 if report.created + report.dropped > 0 {

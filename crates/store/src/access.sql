@@ -5,7 +5,7 @@
 -- The gateway: one tenant at a time, which `protect_tenant_table` sees to,
 GRANT SELECT ON schema_migrations, sessions, events TO postrider_gateway;
 GRANT SELECT, INSERT, UPDATE, DELETE ON webhooks, api_keys TO postrider_gateway;
-GRANT SELECT, INSERT, UPDATE ON webhook_health, idempotency_keys TO postrider_gateway;
+GRANT SELECT, INSERT, UPDATE ON webhook_health, idempotency_keys, recoveries TO postrider_gateway;
 GRANT SELECT, INSERT, DELETE ON deliveries TO postrider_gateway;
 GRANT SELECT, INSERT ON delivery_attempts, attempt_exchanges, outbox, audit_log TO postrider_gateway;
 GRANT SELECT (id) ON open_batches TO postrider_gateway;
@@ -22,6 +22,7 @@ GRANT SELECT, INSERT ON events, delivery_attempts, attempt_exchanges TO postride
 GRANT SELECT ON attempt_exchanges_default TO postrider_dispatcher;
 GRANT SELECT, INSERT, DELETE ON outbox TO postrider_dispatcher;
 GRANT SELECT, DELETE ON audit_log, idempotency_keys TO postrider_dispatcher;
+GRANT SELECT, UPDATE, DELETE ON recoveries TO postrider_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON webhook_health, sessions, open_batches, deliveries TO postrider_dispatcher;
 GRANT EXECUTE ON FUNCTION create_partition, drop_partition TO postrider_dispatcher;
 

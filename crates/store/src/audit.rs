@@ -12,7 +12,7 @@ use crate::{BatchId, Store, StoreError};
 /// Events looked at by one query.
 const EVENTS_PER_STEP: i64 = 10_000;
 /// Bodies read by one query: some 32 MiB at most.
-const BODIES_PER_STEP: usize = 128;
+pub(crate) const BODIES_PER_STEP: usize = 128;
 /// Most findings that a report names; more are only counted.
 const MAX_FINDINGS: usize = 1_000;
 /// How far the clocks of a gateway and a dispatcher may be apart: a webhook created or changed so close to an event
@@ -99,7 +99,7 @@ SELECT batch_id, accepted_at FROM events WHERE day BETWEEN $1 AND $2 AND batch_i
 const BATCH_SLACK: TimeDelta = TimeDelta::minutes(2);
 
 // Only of events whose webhook has a filter: bodies are large.
-const EVENT_BODIES: &str = "-- event_bodies
+pub(crate) const EVENT_BODIES: &str = "-- event_bodies
 SELECT e.body
 FROM unnest($1::uuid[], $2::text[], $3::date[]) WITH ORDINALITY AS g (tenant_id, id, day, place)
 LEFT JOIN events e ON e.tenant_id = g.tenant_id AND e.id = g.id AND e.day = g.day
@@ -211,7 +211,7 @@ impl Store {
     }
 
     /// Between which batches the events of a range are, so that not all of its days are read. Found by halving.
-    async fn batches_between(
+    pub(crate) async fn batches_between(
         &self,
         from: DateTime<Utc>,
         to: DateTime<Utc>,

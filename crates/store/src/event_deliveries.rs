@@ -89,6 +89,7 @@ macro_rules! by_event {
         "(a.error IS NOT NULL OR a.attempt > 1 OR a.trigger IS NOT NULL)"
     };
 }
+pub(crate) use by_event;
 /// Unfinished deliveries looked at for one page.
 const LOOKS_AT: i64 = 10_000;
 

@@ -33,6 +33,8 @@ mod partitions;
 mod plans;
 mod pool;
 mod recording;
+mod recoveries;
+mod recovery_steps;
 mod resend;
 mod rotation;
 mod sealing;
@@ -68,6 +70,10 @@ pub use partitions::PartitionReport;
 pub use plans::{Plan, PlanDeletion};
 pub use pool::Store;
 pub use recording::{AttemptRecord, Batch, Parked, Trigger};
+pub use recoveries::{
+    MAX_RECOVERIES_PER_TENANT, Recovery, RecoveryEnd, RecoveryError, RecoveryEstimate, RecoveryKind,
+    RecoveryPlan, RecoveryState,
+};
 pub use resend::Resend;
 pub use rotation::RotationStep;
 pub use sealing::Keyring;

@@ -48,6 +48,7 @@ const MIGRATIONS: &[Migration] = &migrations![
     "0016_exchanges",
     "0017_traces",
     "0018_row_security",
+    "0019_recoveries",
 ];
 
 /// The version of the schema that this build needs.

@@ -41,7 +41,7 @@ pub struct AttemptRecord {
 pub enum Trigger {
     /// The first attempt of a delivery that had waited for it as a row.
     First,
-    /// The delivery was asked for again, by itself.
+    /// The delivery was asked for again, by itself or by a recovery.
     Resend,
     /// The tenant tried its webhook out.
     Test,

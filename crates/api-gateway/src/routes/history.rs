@@ -36,8 +36,8 @@ pub(crate) struct HistoryEntry {
     event_id: String,
     /// 1 is the first attempt.
     attempt: i32,
-    /// What made it: `first`; `retry`; `resend` for the first attempt of a delivery that was asked for again; `test`; or `cancel`
-    /// where the delivery was cancelled by request.
+    /// What made it: `first`; `retry`; `resend` for the first attempt of a delivery that was asked for again, by itself or by a
+    /// recovery; `test`; or `cancel` where the delivery was cancelled by request.
     #[schema(example = "first")]
     trigger: String,
     /// How long it took, in milliseconds.

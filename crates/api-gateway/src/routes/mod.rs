@@ -10,6 +10,7 @@ pub(crate) mod events;
 pub(crate) mod history;
 pub(crate) mod paging;
 pub(crate) mod plans;
+pub(crate) mod recoveries;
 pub(crate) mod stored_events;
 pub(crate) mod tenants;
 pub(crate) mod webhooks;
@@ -155,6 +156,24 @@ fn deliveries(app: &mut ServiceConfig) {
     .service(
         web::resource("/api/webhooks/{id}/deliveries/{eventId}/cancel")
             .route(web::post().to(webhooks::deliveries::cancel))
+            .default_service(web::to(async || not_allowed("POST"))),
+    )
+    .service(
+        web::resource("/api/webhooks/{id}/recoveries")
+            .route(web::get().to(recoveries::list))
+            .route(web::head().to(recoveries::list))
+            .route(web::post().to(recoveries::create))
+            .default_service(web::to(async || not_allowed("GET, HEAD, POST"))),
+    )
+    .service(
+        web::resource("/api/webhooks/{id}/recoveries/{recoveryId}")
+            .route(web::get().to(recoveries::get))
+            .route(web::head().to(recoveries::get))
+            .default_service(web::to(async || not_allowed("GET, HEAD"))),
+    )
+    .service(
+        web::resource("/api/webhooks/{id}/recoveries/{recoveryId}/cancel")
+            .route(web::post().to(recoveries::cancel))
             .default_service(web::to(async || not_allowed("POST"))),
     )
     .service(

@@ -50,10 +50,26 @@ async fn every_route_that_changes_something_leaves_an_entry() {
         call(&api, "POST", "/api/api-keys", &json!({"name": "k", "scopes": ["webhooks:write"]})).await.id();
     call(&api, "DELETE", &format!("/api/api-keys/{key}"), &Value::Null).await;
 
-    let before = ["POST /api/webhooks", "POST /api/api-keys", "DELETE /api/api-keys/{id}"];
+    let recoveries = format!("/api/webhooks/{id}/recoveries");
+    let asked = json!({"kind": "failed", "from": chrono::Utc::now() - chrono::TimeDelta::hours(1)});
+    let recovery = call(&api, "POST", &recoveries, &asked).await.id();
+    call(&api, "POST", &format!("{recoveries}/{recovery}/cancel"), &Value::Null).await;
+
+    let before = [
+        "POST /api/webhooks",
+        "POST /api/api-keys",
+        "DELETE /api/api-keys/{id}",
+        "POST /api/webhooks/{id}/recoveries",
+        "POST /api/webhooks/{id}/recoveries/{recoveryId}/cancel",
+    ];
     let mut done = BTreeSet::from(before.map(str::to_owned));
-    let mut logged =
-        vec![("webhook.created", id.as_str()), ("api_key.created", &key), ("api_key.revoked", &key)];
+    let mut logged = vec![
+        ("webhook.created", id.as_str()),
+        ("api_key.created", &key),
+        ("api_key.revoked", &key),
+        ("recovery.begun", &recovery),
+        ("recovery.cancelled", &recovery),
+    ];
     let nothing = Value::Null;
     for (operation, body, action, resource) in [
         (

@@ -23,6 +23,7 @@ mod metrics;
 mod preconditions;
 mod process;
 mod publishing;
+mod recoveries;
 mod redaction;
 mod secret_files;
 mod secrets;

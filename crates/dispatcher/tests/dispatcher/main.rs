@@ -14,6 +14,7 @@ mod metrics;
 mod names;
 mod ordering;
 mod queue_contract;
+mod recovering;
 mod redaction;
 mod resending;
 mod retrying;

@@ -17,6 +17,7 @@ mod expanding;
 mod metered;
 mod outbox;
 mod planning;
+mod recovering;
 mod runbook;
 mod secrets;
 mod tls;

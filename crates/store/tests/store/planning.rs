@@ -2,7 +2,9 @@
 
 use chrono::{TimeDelta, Utc};
 use domain::{GateSettings, TenantId, WebhookId};
-use postrider_store::{AttemptRecord, Batch, DeliveryKey, Parked, Store};
+use postrider_store::{
+    AttemptOutcome, AttemptRecord, Batch, DeliveryKey, DeliveryState, Interval, Parked, Store,
+};
 use test_support::{TestDatabase, eventually};
 use tokio_postgres::Client;
 
@@ -133,4 +135,47 @@ async fn an_audit_reads_the_batches_of_its_range_and_no_others() {
         WHERE relname LIKE 'events%'";
     let read = database.count(asked).await;
     assert!((60..1_000).contains(&read), "{read} rows were read for 60 of {BACKLOG} events");
+}
+
+/// Rows read by index or as a whole, of all partitions of a table.
+async fn rows_read(database: &TestDatabase, table: &str) -> i64 {
+    let asked = format!(
+        "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_user_tables
+        WHERE relname LIKE '{table}%'"
+    );
+    database.count(&asked).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statistics_and_what_became_of_an_event_read_what_they_show_and_not_all_of_the_history() {
+    let database = TestDatabase::create().await;
+    let client = database.client().await;
+    let store = Store::new(&database.url_of("gateway"), 1).unwrap();
+    let tenant = new_tenant(&database.store).await;
+    let webhook =
+        webhook_at(&database.store, tenant, "https://example.com/1", GateSettings::default()).await.id;
+    // An attempt a second, up to now: in one of 100 the delivery has failed.
+    let plant = "INSERT INTO delivery_attempts
+            (started_at, duration_ms, attempt, event_day, status_code, tenant_id, webhook_id, event_id, event_type, error)
+        SELECT $4::timestamptz - make_interval(secs => n), 1, 1, $5, 200, $1, $2, 'event-' || n, 'message.sent',
+            CASE WHEN n % 100 = 0 THEN 'status' END
+        FROM generate_series(1, $3::bigint) n";
+    let now = Utc::now();
+    let day = (now - TimeDelta::seconds(10_000)).date_naive();
+    client.execute(plant, &[&tenant.0, &webhook.0, &BACKLOG, &now, &day]).await.unwrap();
+    let event = "INSERT INTO events (batch_id, occurred_at, accepted_at, day, tenant_id, id, type, body)
+        SELECT 0, at, at, $2, $1, 'event-10000', 'message.sent', '{}' FROM (SELECT $3::timestamptz AS at) a";
+    client.execute(event, &[&tenant.0, &day, &(now - TimeDelta::seconds(10_001))]).await.unwrap();
+    client.batch_execute("ANALYZE delivery_attempts").await.unwrap();
+
+    let [from, to] = [10_000, 9_940].map(|seconds| now - TimeDelta::seconds(seconds));
+    let statistics = store.statistics(tenant, webhook, from, to, Interval::Hour).await.unwrap();
+    assert_eq!((statistics.total.delivered, statistics.total.failed()), (59, 1));
+    let event = "event-10000".parse().unwrap();
+    let found = store.event_deliveries(tenant, &event, None, 10, now).await.unwrap();
+    assert_eq!(found[0].state, DeliveryState::Ended(AttemptOutcome::Failed));
+    drop(store);
+    wait_for_the_end_of(&database, "-- event_deliveries").await;
+    let read = rows_read(&database, "delivery_attempts").await;
+    assert!((60..500).contains(&read), "{read} rows were read of {BACKLOG}");
 }
