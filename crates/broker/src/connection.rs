@@ -48,8 +48,8 @@ impl BrokerConfig {
         Ok(Self { server, topology, metrics: Metrics::default(), name: name.into(), only_publishes: false })
     }
 
-    /// The same, for a process that may have no rights but to publish: what is there already it does not declare. Where
-    /// nothing is yet, it does, unless the broker forbids it; then it waits until a dispatcher has.
+    /// The same, for a process that may have no rights but to publish: where the broker forbids it to declare, it looks that
+    /// all is there, and else waits until a dispatcher has declared it.
     #[must_use]
     pub fn only_publishing(self) -> Self {
         Self { only_publishes: true, ..self }
@@ -72,14 +72,18 @@ impl BrokerConfig {
         let setup = async {
             let connection = self.connect_only(purpose).await?;
             let channel = connection.create_channel().await?;
-            match self.declare(&channel).await {
+            let declared = self.topology.declare(&channel).await;
+            match declared {
                 Err(_) if self.only_publishes => {
                     // The broker closes the channel of a question it answers with no.
                     let channel = connection.create_channel().await?;
-                    self.take_in(self.topology.declare(&channel).await?);
+                    self.take_in(self.topology.find(&channel).await?);
                     Ok((connection, channel))
                 }
-                declared => declared.map(|()| (connection, channel)).map_err(ConnectError::from),
+                declared => {
+                    self.take_in(declared?);
+                    Ok((connection, channel))
+                }
             }
         };
         let connected = timeout(SETUP_TIMEOUT, setup).await.map_err(|_| ConnectError::Timeout).flatten();
