@@ -271,7 +271,12 @@ async fn no_route_answers_with_what_is_another_tenants_or_hints_that_it_exists()
     let document = send(api.request(Method::GET, "/openapi.json")).await.body;
     let operations = Operation::all(&document);
     let ids = victim(&api, &operations).await;
-    let before = seen_by_the_victim(&api, &operations, &ids).await;
+    // What changes by itself, such as the time that statistics end at, shows nothing.
+    let (mut before, again) = (
+        seen_by_the_victim(&api, &operations, &ids).await,
+        seen_by_the_victim(&api, &operations, &ids).await,
+    );
+    before.retain(|path, answer| again.get(path) == Some(answer));
     assert!(ids.len() >= 5 && before.len() >= 6, "{ids:?}\n{:?}", before.keys());
     let stranger = everything(TenantId(Uuid::now_v7()));
 
@@ -325,12 +330,11 @@ async fn no_route_answers_with_what_is_another_tenants_or_hints_that_it_exists()
         for_operators.iter().all(|name| name.contains("/api/tenants")
             || name.contains("/api/plans")
             || name.contains("/api/admin")
-            || name.contains("audit")),
+            || name.contains("/api/webhooks/events/{type}")),
         "{for_operators:?}"
     );
-    assert_eq!(
-        seen_by_the_victim(&api, &operations, &ids).await,
-        before,
-        "nothing of the victim's has changed"
-    );
+    let after = seen_by_the_victim(&api, &operations, &ids).await;
+    for (path, answer) in before {
+        assert_eq!(after.get(&path), Some(&answer), "{path}: nothing of the victim's has changed");
+    }
 }
