@@ -42,6 +42,7 @@ use crate::routes::{
         webhooks::test::test,
         webhooks::secret::get,
         webhooks::secret::rotate,
+        webhooks::public_keys::get,
         webhooks::url::test,
         webhooks::retry_schedule::preview,
         webhooks::filter_test::test,

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use crate::{CustomHeaders, HeadersChange, Invalid, RetrySchedule, SecretUnreadable};
+use crate::{CustomHeaders, HeadersChange, Invalid, RetrySchedule, SecretUnreadable, SignatureScheme};
 
 /// What a tenant sets of a webhook's requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub struct DeliverySettings {
     pub is_thin: bool,
     /// How bodies are laid out.
     pub payload_version: PayloadVersion,
+    /// How they are signed.
+    pub signature_scheme: SignatureScheme,
 }
 
 impl Default for DeliverySettings {
@@ -25,6 +27,7 @@ impl Default for DeliverySettings {
             retry_schedule: None,
             is_thin: false,
             payload_version: PayloadVersion::default(),
+            signature_scheme: SignatureScheme::default(),
         }
     }
 }
@@ -42,6 +45,8 @@ pub struct DeliveryChange {
     pub is_thin: Option<bool>,
     /// See [`DeliverySettings::payload_version`].
     pub payload_version: Option<PayloadVersion>,
+    /// See [`DeliverySettings::signature_scheme`].
+    pub signature_scheme: Option<SignatureScheme>,
 }
 
 /// The deadline of an attempt that a webhook sets for itself.

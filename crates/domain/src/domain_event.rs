@@ -59,10 +59,13 @@ pub struct FailedDelivery<'a> {
 impl WebhookNews {
     /// What there is to tell of a change by the owner.
     pub fn of_change(before: &Webhook, after: &Webhook) -> Vec<Self> {
-        let is_new_secret = before.secret != after.secret;
+        let had_key = !matches!(before.signing_keys, Ok(None));
+        let is_new_secret =
+            before.secret != after.secret || had_key && before.signing_keys != after.signing_keys;
         let but_for_secret = Webhook {
             secret: before.secret.clone(),
             previous_secrets: before.previous_secrets.clone(),
+            signing_keys: before.signing_keys.clone(),
             updated_at: before.updated_at,
             ..after.clone()
         };

@@ -29,6 +29,7 @@ mod revision;
 mod scope;
 mod secret;
 mod session;
+mod signature_scheme;
 mod throttle;
 mod trace;
 mod webhook;
@@ -71,6 +72,7 @@ pub use secret::{
     check_overlap, replaced_secrets,
 };
 pub use session::SessionState;
+pub use signature_scheme::{SignatureScheme, SigningKeys};
 pub use throttle::{Rate, Throttle, Throttled};
 pub use trace::{MAX_TRACE_STATE_BYTES, TraceContext};
 pub use webhook::{

@@ -6,8 +6,8 @@ use url::{Host, Url};
 
 use crate::{
     AddressPolicy, DeliverySettings, Description, Event, EventData, EventPattern, Filter, GateSettings,
-    Invalid, Metadata, PortPolicy, PreviousSecret, SecretBytes, SecretUnreadable, SessionId, TenantId,
-    WebhookId,
+    Invalid, Metadata, PortPolicy, PreviousSecret, SecretBytes, SecretUnreadable, SessionId, SigningKeys,
+    TenantId, WebhookId,
 };
 
 /// Most event patterns one webhook may name.
@@ -177,6 +177,8 @@ pub struct Webhook {
     pub secret: Result<SecretBytes, SecretUnreadable>,
     /// Those that it replaced and that sign yet, the newest first.
     pub previous_secrets: Result<Vec<PreviousSecret>, SecretUnreadable>,
+    /// What signs in their place under [`crate::SignatureScheme::Ed25519`]; `None`: never made.
+    pub signing_keys: Result<Option<SigningKeys>, SecretUnreadable>,
     /// Off means that nothing is delivered.
     pub is_active: bool,
     /// Why and when Postrider switched it off, if it did.
@@ -215,6 +217,7 @@ impl Webhook {
             filter: None,
             secret: Ok(secret),
             previous_secrets: Ok(Vec::new()),
+            signing_keys: Ok(None),
             is_active: true,
             disabled: None,
             gate: GateSettings::default(),

@@ -35,7 +35,7 @@ pub(crate) fn build(
     let body = body(target, links, event);
     let id = event.id.to_header();
     let timestamp = now.timestamp();
-    let signature = signing::sign(opened.secrets(now), &id, timestamp, &body);
+    let signature = opened.sign(&id, now, &body);
     let mut headers = HeaderMap::with_capacity(opened.headers.len() + OWN_HEADERS);
     headers.extend(opened.headers.clone());
     headers.insert(ID, HeaderValue::try_from(id)?);

@@ -1,7 +1,7 @@
 use chrono::{DateTime, Utc};
-use domain::{SecretBytes, Webhook};
+use domain::{SecretBytes, SignatureScheme, Webhook};
 use http::{HeaderMap, Uri};
-use signing::Secret;
+use signing::{Secret, SigningKey};
 use tracing::error;
 
 use crate::request::usual_headers;
@@ -20,12 +20,20 @@ pub struct Target {
 /// What is secret of a webhook, ready for use.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    secret: Secret,
-    /// Those that it replaced, the newest first, and when they end.
-    previous: Vec<(Secret, DateTime<Utc>)>,
+    signer: Signer,
     /// What all its requests have, with what its owner adds to them.
     pub(crate) headers: HeaderMap,
 }
+
+/// What signs by each scheme, the newest first. Those that were replaced end.
+#[derive(Debug)]
+enum Signer {
+    Hmac(Ending<Secret>),
+    Ed25519(Ending<SigningKey>),
+}
+
+/// What signs, and when each of it ends.
+type Ending<T> = Vec<(T, Option<DateTime<Utc>>)>;
 
 impl Target {
     /// Prepares what is secret of the webhook for use.
@@ -40,21 +48,44 @@ impl Target {
 }
 
 impl Opened {
-    /// The secrets that sign at a moment, the newest first.
-    pub(crate) fn secrets(&self, now: DateTime<Utc>) -> impl Iterator<Item = &Secret> {
-        let live = self.previous.iter().filter(move |(_, expires_at)| now < *expires_at);
-        std::iter::once(&self.secret).chain(live.map(|(secret, _)| secret))
+    /// The signatures of a request that is made at a moment.
+    pub(crate) fn sign(&self, id: &str, now: DateTime<Utc>, body: &[u8]) -> String {
+        let at = now.timestamp();
+        match &self.signer {
+            Signer::Hmac(secrets) => signing::sign(live(secrets, now), id, at, body),
+            Signer::Ed25519(keys) => signing::sign_ed25519(live(keys, now), id, at, body),
+        }
     }
 }
 
+fn live<T>(all: &[(T, Option<DateTime<Utc>>)], now: DateTime<Utc>) -> impl Iterator<Item = &T> {
+    all.iter().filter(move |(_, end)| end.is_none_or(|end| now < end)).map(|(signer, _)| signer)
+}
+
 fn open(webhook: &Webhook) -> Result<Opened, String> {
-    let parse = |secret: &SecretBytes| Secret::from_bytes(secret.expose()).map_err(|error| error.to_string());
-    let secret = parse(webhook.secret.as_ref().map_err(ToString::to_string)?)?;
-    let previous = webhook.previous_secrets.as_ref().map_err(ToString::to_string)?;
-    let previous = previous.iter().map(|previous| Ok((parse(&previous.secret)?, previous.expires_at)));
-    let previous = previous.collect::<Result<_, String>>()?;
+    let signer = match webhook.delivery.signature_scheme {
+        SignatureScheme::HmacSha256 => Signer::Hmac(secrets(webhook)?),
+        SignatureScheme::Ed25519 => Signer::Ed25519(signing_keys(webhook)?),
+    };
     let headers = webhook.delivery.headers.as_ref().map_err(ToString::to_string)?;
     let headers = usual_headers(headers, webhook.delivery.payload_version)
         .ok_or("its custom headers are not ones that can be sent")?;
-    Ok(Opened { secret, previous, headers })
+    Ok(Opened { signer, headers })
+}
+
+fn secrets(webhook: &Webhook) -> Result<Ending<Secret>, String> {
+    let parse = |secret: &SecretBytes| Secret::from_bytes(secret.expose()).map_err(|error| error.to_string());
+    let secret = parse(webhook.secret.as_ref().map_err(ToString::to_string)?)?;
+    let previous = webhook.previous_secrets.as_ref().map_err(ToString::to_string)?;
+    let previous = previous.iter().map(|previous| Ok((parse(&previous.secret)?, Some(previous.expires_at))));
+    std::iter::once(Ok((secret, None))).chain(previous).collect()
+}
+
+fn signing_keys(webhook: &Webhook) -> Result<Ending<SigningKey>, String> {
+    let parse = |key: &SecretBytes| SigningKey::from_seed(key.expose()).map_err(|error| error.to_string());
+    let keys = webhook.signing_keys.as_ref().map_err(ToString::to_string)?;
+    let keys = keys.as_ref().ok_or("it has no signing key")?;
+    let previous =
+        keys.previous.iter().map(|previous| Ok((parse(&previous.secret)?, Some(previous.expires_at))));
+    std::iter::once(Ok((parse(&keys.current)?, None))).chain(previous).collect()
 }

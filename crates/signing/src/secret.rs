@@ -92,7 +92,7 @@ impl fmt::Debug for Secret {
 }
 
 /// Padding may be there or not: both are seen in the wild.
-fn decode(encoded: &str) -> Result<Vec<u8>, InvalidSecret> {
+pub(crate) fn decode(encoded: &str) -> Result<Vec<u8>, InvalidSecret> {
     let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
     GeneralPurpose::new(&alphabet::STANDARD, config).decode(encoded).map_err(|_| InvalidSecret::NotBase64)
 }

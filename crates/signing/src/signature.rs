@@ -51,19 +51,25 @@ pub fn verify<'a>(
     body: &[u8],
     now: i64,
 ) -> Result<(), VerifyError> {
-    let sent_at = timestamp.parse::<i64>().map_err(|_| VerifyError::BadTimestamp)?;
-    if now.abs_diff(sent_at) > TOLERANCE_SECONDS.unsigned_abs() {
-        return Err(VerifyError::Stale);
-    }
-    let given: Vec<Vec<u8>> = signatures
-        .split(' ')
-        .filter_map(|signature| STANDARD.decode(signature.strip_prefix("v1,")?).ok())
-        .collect();
+    check_timestamp(timestamp, now)?;
+    let given = given(signatures, "v1,");
     let matches = |secret: &Secret| {
         let content = content(id, timestamp, body);
         given.iter().any(|signature| hmac::verify(secret.key(), &content, signature).is_ok())
     };
     if secrets.into_iter().any(matches) { Ok(()) } else { Err(VerifyError::NoMatch) }
+}
+
+pub(crate) fn check_timestamp(timestamp: &str, now: i64) -> Result<(), VerifyError> {
+    let sent_at = timestamp.parse::<i64>().map_err(|_| VerifyError::BadTimestamp)?;
+    let is_stale = now.abs_diff(sent_at) > TOLERANCE_SECONDS.unsigned_abs();
+    if is_stale { Err(VerifyError::Stale) } else { Ok(()) }
+}
+
+/// The signatures of one version.
+pub(crate) fn given(signatures: &str, version: &str) -> Vec<Vec<u8>> {
+    let of_version = signatures.split(' ').filter_map(|signature| signature.strip_prefix(version));
+    of_version.filter_map(|encoded| STANDARD.decode(encoded).ok()).collect()
 }
 
 fn mac(secret: &Secret, id: &str, timestamp: &str, body: &[u8]) -> hmac::Tag {
@@ -74,7 +80,7 @@ fn mac(secret: &Secret, id: &str, timestamp: &str, body: &[u8]) -> hmac::Tag {
     context.sign()
 }
 
-fn content(id: &str, timestamp: &str, body: &[u8]) -> Vec<u8> {
+pub(crate) fn content(id: &str, timestamp: &str, body: &[u8]) -> Vec<u8> {
     [id.as_bytes(), b".", timestamp.as_bytes(), b".", body].concat()
 }
 

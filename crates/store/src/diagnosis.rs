@@ -16,7 +16,8 @@ SELECT k.key_id, count(*)
 FROM webhooks w CROSS JOIN LATERAL (VALUES
     (true, w.secret_key_id),
     (w.headers IS NOT NULL, w.headers_key_id),
-    (w.previous_secrets IS NOT NULL, w.previous_secrets_key_id)
+    (w.previous_secrets IS NOT NULL, w.previous_secrets_key_id),
+    (w.signing_keys IS NOT NULL, w.signing_keys_key_id)
 ) AS k (is_there, key_id)
 WHERE k.is_there GROUP BY 1 ORDER BY 1";
 

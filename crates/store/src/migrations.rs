@@ -49,6 +49,7 @@ const MIGRATIONS: &[Migration] = &migrations![
     "0017_traces",
     "0018_row_security",
     "0019_recoveries",
+    "0020_signing_keys",
 ];
 
 /// The version of the schema that this build needs.

@@ -11,7 +11,7 @@ const SECRETS_PER_STEP: i64 = 200;
 /// What one step of a rotation did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RotationStep {
-    /// Secrets that are now encrypted with the first key: what signs and signed, and custom headers.
+    /// Secrets that are now encrypted with the first key: what signs and signed, private keys, and custom headers.
     pub sealed: usize,
     /// Secrets that none of the keys opens. They are left as they are.
     pub unreadable: Vec<(WebhookId, SecretUnreadable)>,
@@ -20,15 +20,21 @@ pub struct RotationStep {
 }
 
 const LOCK_STALE_SECRETS: &str = "-- lock_stale_secrets
-SELECT id, tenant_id, secret, secret_key_id, headers, headers_key_id, previous_secrets, previous_secrets_key_id FROM webhooks
-WHERE id > $1 AND (secret_key_id IS DISTINCT FROM $2 OR headers_key_id <> $2 OR previous_secrets_key_id <> $2) ORDER BY id LIMIT $3 FOR UPDATE";
+SELECT id, tenant_id, secret, secret_key_id, headers, headers_key_id, previous_secrets, previous_secrets_key_id,
+    signing_keys, signing_keys_key_id
+FROM webhooks
+WHERE id > $1 AND (secret_key_id IS DISTINCT FROM $2 OR headers_key_id <> $2 OR previous_secrets_key_id <> $2
+    OR signing_keys_key_id <> $2)
+ORDER BY id LIMIT $3 FOR UPDATE";
 
 const WRITE_SECRETS: &str = "-- write_secrets
 UPDATE webhooks w
 SET secret = g.secret, secret_key_id = g.secret_key_id, headers = g.headers, headers_key_id = g.headers_key_id,
-    previous_secrets = g.previous_secrets, previous_secrets_key_id = g.previous_secrets_key_id
-FROM unnest($1::uuid[], $2::bytea[], $3::text[], $4::bytea[], $5::text[], $6::bytea[], $7::text[])
-    AS g (id, secret, secret_key_id, headers, headers_key_id, previous_secrets, previous_secrets_key_id)
+    previous_secrets = g.previous_secrets, previous_secrets_key_id = g.previous_secrets_key_id,
+    signing_keys = g.signing_keys, signing_keys_key_id = g.signing_keys_key_id
+FROM unnest($1::uuid[], $2::bytea[], $3::text[], $4::bytea[], $5::text[], $6::bytea[], $7::text[], $8::bytea[], $9::text[])
+    AS g (id, secret, secret_key_id, headers, headers_key_id, previous_secrets, previous_secrets_key_id, signing_keys,
+        signing_keys_key_id)
 WHERE w.id = g.id";
 
 // A dispatcher that could not open a secret takes another look. In order, so that two rotations cannot deadlock.
@@ -53,8 +59,8 @@ impl Store {
             .await?;
         let mut step = RotationStep { sealed: 0, unreadable: Vec::new(), next: None };
         let (mut ids, mut tenants): (Vec<Uuid>, Vec<Uuid>) = Default::default();
-        let (mut secrets, mut headers, mut previous) =
-            (Columns::default(), Columns::default(), Columns::default());
+        let [mut secrets, mut headers, mut previous, mut signing] =
+            std::array::from_fn(|_| Columns::default());
         for row in &rows {
             let place = Place { tenant: TenantId(row.get("tenant_id")), webhook: WebhookId(row.get("id")) };
             let sealed_before = step.sealed;
@@ -63,17 +69,20 @@ impl Store {
             let header = self.renew(read("headers", "headers_key_id"), place, Content::Headers, &mut step)?;
             let before = read("previous_secrets", "previous_secrets_key_id");
             let before = self.renew(before, place, Content::PreviousSecrets, &mut step)?;
+            let keys = read("signing_keys", "signing_keys_key_id");
+            let keys = self.renew(keys, place, Content::SigningKeys, &mut step)?;
             if step.sealed > sealed_before {
                 ids.push(place.webhook.0);
                 tenants.push(place.tenant.0);
                 secrets.push(secret);
                 headers.push(header);
                 previous.push(before);
+                signing.push(keys);
             }
         }
         if !ids.is_empty() {
             let statement = transaction.prepare_cached(WRITE_SECRETS).await?;
-            let parameters: [&(dyn ToSql + Sync); 7] = [
+            let parameters: [&(dyn ToSql + Sync); 9] = [
                 &ids,
                 &secrets.bytes,
                 &secrets.key_ids,
@@ -81,6 +90,8 @@ impl Store {
                 &headers.key_ids,
                 &previous.bytes,
                 &previous.key_ids,
+                &signing.bytes,
+                &signing.key_ids,
             ];
             transaction.execute(&statement, &parameters).await?;
             transaction.execute(&transaction.prepare_cached(BUMP_VERSIONS).await?, &[&tenants]).await?;

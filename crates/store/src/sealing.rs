@@ -45,6 +45,8 @@ pub(crate) enum Content {
     Secret,
     /// What signed before that, and signs yet.
     PreviousSecrets,
+    /// What signs in place of the secret, and signed before that.
+    SigningKeys,
     /// What its owner adds to each request.
     Headers,
 }
@@ -130,6 +132,7 @@ impl Place {
         let content: &[u8] = match content {
             Content::Secret => b"secret",
             Content::PreviousSecrets => b"previous_secrets",
+            Content::SigningKeys => b"signing_keys",
             Content::Headers => b"headers",
         };
         Aad::from([b"webhooks", &tenant.0.as_bytes()[..], webhook.0.as_bytes(), content].concat())

@@ -104,6 +104,12 @@ pub(crate) fn all(app: &mut ServiceConfig) {
             .default_service(web::to(async || not_allowed("POST"))),
     )
     .service(
+        web::resource("/api/webhooks/{id}/jwks.json")
+            .route(web::get().to(webhooks::public_keys::get))
+            .route(web::head().to(webhooks::public_keys::get))
+            .default_service(web::to(async || not_allowed("GET, HEAD"))),
+    )
+    .service(
         web::resource("/api/webhooks/{id}/history")
             .route(web::get().to(history::list))
             .route(web::head().to(history::list))

@@ -1,12 +1,12 @@
 use chrono::{TimeDelta, Utc};
-use domain::TenantId;
+use domain::{Scope, TenantId};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use reqwest::Method;
 use serde_json::{Value, json};
 use test_support::{JWT_AUDIENCE, JWT_ISSUER, JWT_SECRET, Receiver};
 use uuid::Uuid;
 
-use crate::helpers::{TestApi, send, token};
+use crate::helpers::{TestApi, filled_in, send, token};
 
 fn claims() -> Value {
     json!({
@@ -100,6 +100,65 @@ async fn other_schemes_and_doubled_headers_are_refused() {
     let lower =
         api.request(Method::GET, "/api/webhooks").header("authorization", format!("bearer {}", api.token));
     assert_eq!(send(lower).await.status, 200);
+}
+
+/// A body that an operation takes: the example of its schema.
+fn example_body(document: &Value, operation: &Value) -> Option<String> {
+    let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+    let named =
+        [schema, &schema["oneOf"][1], &schema["anyOf"][1]].into_iter().find_map(|one| one["$ref"].as_str());
+    let name = named?.rsplit('/').next()?;
+    let schema = &document["components"]["schemas"][name];
+    let example = [&schema["example"], &schema["examples"][0]].into_iter().find(|example| !example.is_null());
+    Some(example.unwrap_or_else(|| panic!("{name} has no example")).to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_operation_of_the_document_is_public_or_names_the_one_scope_that_it_wants() {
+    let api = TestApi::start().await;
+    let document = send(api.request(Method::GET, "/openapi.json")).await.body;
+    let (mut public, mut guarded) = (0, 0);
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let what = format!("{method} {path}");
+            let description = operation["description"].as_str().unwrap();
+            let description = description.split_whitespace().collect::<Vec<_>>().join(" ");
+            let Some(security) = operation.get("security") else {
+                assert!(
+                    description.contains("Public"),
+                    "{what} says neither its scope nor that it is public"
+                );
+                public += 1;
+                continue;
+            };
+            guarded += 1;
+            let scope = security[0]["bearer"][0].as_str().unwrap_or_else(|| panic!("{what} names no scope"));
+            assert_eq!(*security, json!([{"bearer": [scope]}, {"apiKey": [scope]}]), "{what}");
+            assert!(description.contains(&format!("Scope `{scope}`")), "{what}");
+            let path = filled_in(path);
+            let method: Method = method.to_uppercase().parse().unwrap();
+            let body = example_body(&document, operation);
+            let call = async |scopes: &str| {
+                api.call_as(&token(api.tenant, scopes), method.clone(), &path, body.as_deref()).await
+            };
+            let others = Scope::ALL.map(Scope::as_str).into_iter().filter(|other| *other != scope);
+            let all_others = others.clone().collect::<Vec<_>>().join(" ");
+            for lacking in others.chain(["", &all_others]) {
+                let answer = call(lacking).await;
+                assert_eq!(
+                    (answer.status, answer.code()),
+                    (403, "FORBIDDEN"),
+                    "{what} with {lacking:?}: {answer:?}"
+                );
+                assert!(answer.body["message"].as_str().unwrap().contains(scope), "{answer:?}");
+            }
+            let answer = call(scope).await;
+            let message = answer.body["message"].as_str().unwrap_or_default();
+            let is_let_in = answer.status != 401 && !message.contains("lacks the scope");
+            assert!(is_let_in && answer.status < 500, "{what} with {scope}: {answer:?}");
+        }
+    }
+    assert!(public >= 3 && guarded > 30, "{public} public and {guarded} others");
 }
 
 #[tokio::test(flavor = "multi_thread")]

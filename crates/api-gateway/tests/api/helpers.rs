@@ -230,3 +230,14 @@ pub(crate) fn token(tenant: TenantId, scopes: &str) -> String {
     let now = Utc::now();
     mint(&JWT_SECRET.parse().unwrap(), JWT_ISSUER, JWT_AUDIENCE, &caller, now, now + TimeDelta::hours(1))
 }
+
+/// A path of the OpenAPI document, with a value for each of its parameters.
+pub(crate) fn filled_in(path: &str) -> String {
+    let value = |name: &str| match name {
+        "name" => "team".to_owned(),
+        "type" => "message.sent".to_owned(),
+        _ => Uuid::now_v7().to_string(),
+    };
+    let fill = |part: &str| part.strip_prefix('{').and_then(|part| part.strip_suffix('}')).map(value);
+    path.split('/').map(|part| fill(part).unwrap_or_else(|| part.to_owned())).collect::<Vec<_>>().join("/")
+}

@@ -27,6 +27,7 @@ mod recoveries;
 mod redaction;
 mod secret_files;
 mod secrets;
+mod signing_keys;
 mod stored_events;
 mod testing;
 mod traces;

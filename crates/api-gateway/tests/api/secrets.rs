@@ -15,7 +15,10 @@ async fn a_secret_is_shown_and_replaced_with_an_overlap() {
     let path = format!("/api/webhooks/{id}/secret");
     let rotate = format!("{path}/rotate");
     let shown = api.get(&path).await;
-    assert_eq!(shown.body["data"], json!({"secret": OLD, "previous": []}));
+    assert_eq!(
+        shown.body["data"],
+        json!({"secret": OLD, "previous": [], "signatureScheme": "hmac-sha256", "publicKeys": []})
+    );
     assert_eq!(shown.header("cache-control"), "no-store");
 
     let before = Utc::now();
@@ -44,7 +47,7 @@ async fn a_secret_is_shown_and_replaced_with_an_overlap() {
     assert_eq!(patched.status, 200);
     assert_eq!(
         api.get(&path).await.body["data"],
-        json!({"secret": OLD, "previous": []}),
+        json!({"secret": OLD, "previous": [], "signatureScheme": "hmac-sha256", "publicKeys": []}),
         "PATCH has no overlap"
     );
     let webhook = api.get(&format!("/api/webhooks/{id}")).await.body.to_string();

@@ -3,11 +3,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use dispatcher::{Config, Dispatcher};
-use domain::{Clock as _, GateChange, SecretBytes, TenantId, UrlPolicy, WebhookId, WebhookUrl};
+use domain::{
+    Clock as _, GateChange, SecretBytes, SignatureScheme, TenantId, UrlPolicy, WebhookId, WebhookUrl,
+};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use prometheus_client::registry::Registry;
-use signing::Secret;
+use signing::{Secret, SigningKey};
 use store::{NewWebhook, WebhookChange};
 use test_support::{ManualClock, TestBroker, TestDatabase, eventually, local_url_policy};
 use uuid::Uuid;
@@ -98,6 +100,16 @@ impl World {
             ..NewWebhook::new(url, events, secret)
         };
         self.database.store.create_webhook(tenant, &new, self.clock.now()).await.unwrap().id
+    }
+
+    /// A webhook whose deliveries are signed with a private key.
+    pub(crate) async fn webhook_signed_with(&self, key: &SigningKey, url: &str) -> WebhookId {
+        let url = WebhookUrl::parse_stored(url).unwrap();
+        let secret = SecretBytes::new(SECRET.as_bytes());
+        let mut new = NewWebhook::new(url, vec!["*".parse().unwrap()], secret);
+        new.delivery.signature_scheme = SignatureScheme::Ed25519;
+        new.signing_key = Some(SecretBytes::new(key.expose_seed()));
+        self.database.store.create_webhook(self.tenant, &new, self.clock.now()).await.unwrap().id
     }
 
     /// Changes how a webhook is delivered to.

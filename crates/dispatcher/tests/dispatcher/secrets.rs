@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use domain::{Clock as _, SecretBytes, WebhookId};
-use store::Store;
-use test_support::{ENCRYPTION_KEYS, OTHER_ENCRYPTION_KEY, Receiver, eventually};
+use domain::{Clock as _, DeliveryChange, SecretBytes, SignatureScheme, WebhookId};
+use signing::SigningKey;
+use store::{Store, WebhookChange};
+use test_support::{ENCRYPTION_KEYS, OTHER_ENCRYPTION_KEY, Received, Receiver, eventually};
 
 use crate::helpers::{SECRET, World};
 
@@ -168,5 +169,75 @@ async fn a_key_rotation_covers_replaced_secrets_and_while_their_key_is_missing_d
     let _dispatcher = world.dispatcher_with(|config| config.store = other).await;
     world.clock.advance(REST);
     assert!(receiver.next().await.is_signed_with(SECRET), "the replaced one signs yet");
+    world.wait_until_settled().await;
+}
+
+/// Whether a request is signed with a private key, judged at its own time.
+fn is_signed_by(request: &Received, key: &SigningKey) -> bool {
+    let timestamp = request.header("webhook-timestamp");
+    let (signatures, now) = (request.header("webhook-signature"), timestamp.parse().unwrap());
+    let key = key.verifying_key();
+    signing::verify_ed25519([&key], request.id(), timestamp, signatures, &request.body, now).is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deliveries_signed_with_a_private_key_overlap_when_it_is_replaced_and_carry_no_hmac() {
+    let world = World::create().await;
+    let mut receiver = Receiver::start().await;
+    let (old, new) = (SigningKey::generate(), SigningKey::generate());
+    let webhook = world.webhook_signed_with(&old, &receiver.url("/")).await;
+    let _dispatcher = world.dispatcher().await;
+    world.publish("before").await;
+    let before = receiver.next().await;
+    assert!(is_signed_by(&before, &old) && !before.is_signed_with(SECRET));
+    let signatures = before.header("webhook-signature");
+    assert!(signatures.starts_with("v1a,") && !signatures.contains(' '), "{signatures}");
+
+    let (seed, hour, now) =
+        (SecretBytes::new(new.expose_seed()), Duration::from_secs(3600), world.clock.now());
+    let store = &world.database.store;
+    store.replace_signing_key(world.tenant, webhook, &seed, hour, now).await.unwrap().unwrap();
+    world.publish("during").await;
+    let during = receiver.next().await;
+    assert!(is_signed_by(&during, &new) && is_signed_by(&during, &old));
+    world.clock.advance(hour);
+    world.publish("after").await;
+    let after = receiver.next().await;
+    assert!(is_signed_by(&after, &new) && !is_signed_by(&after, &old));
+
+    let delivery =
+        DeliveryChange { signature_scheme: Some(SignatureScheme::HmacSha256), ..DeliveryChange::default() };
+    let change = WebhookChange { delivery, ..WebhookChange::default() };
+    store.change_webhook(world.tenant, webhook, &change, world.clock.now()).await.unwrap().unwrap();
+    world.publish("changed").await;
+    let changed = receiver.next().await;
+    assert!(changed.is_signed_with(SECRET) && !is_signed_by(&changed, &new));
+    assert_eq!(world.wait_for_history(webhook, 4).await.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_of_encryption_keys_covers_private_keys_and_while_theirs_is_missing_deliveries_wait() {
+    let world = World::create().await;
+    let mut receiver = Receiver::start().await;
+    let key = SigningKey::generate();
+    let webhook = world.webhook_signed_with(&key, &receiver.url("/")).await;
+    let row =
+        world.database.client().await.query_one("SELECT signing_keys FROM webhooks", &[]).await.unwrap();
+    let stored: Vec<u8> = row.get(0);
+    assert!(!stored.windows(32).any(|window| window == key.expose_seed()), "encrypted");
+    let both = world.database.store_with_keys(&format!("{OTHER_ENCRYPTION_KEY},{ENCRYPTION_KEYS}"));
+    let step = both.rotate_secrets(None).await.unwrap();
+    assert_eq!((step.sealed, step.unreadable.len()), (2, 0), "the secret and the private key");
+    let client = world.database.client().await;
+    client.execute("UPDATE webhooks SET signing_keys_key_id = 'forgotten'", &[]).await.unwrap();
+    let other = world.database.store_with_keys(OTHER_ENCRYPTION_KEY);
+    let dispatcher = world.dispatcher_with(|config| config.store = other.clone()).await;
+    world.publish("e1").await;
+    expect_waiting(&world, webhook, 1).await;
+    assert!(dispatcher.shut_down().await);
+    client.execute("UPDATE webhooks SET signing_keys_key_id = 'other'", &[]).await.unwrap();
+    let _dispatcher = world.dispatcher_with(|config| config.store = other).await;
+    world.clock.advance(REST);
+    assert!(is_signed_by(&receiver.next().await, &key));
     world.wait_until_settled().await;
 }

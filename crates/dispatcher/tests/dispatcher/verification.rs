@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use lapin::BasicProperties;
 use serde_json::json;
-use signing::Secret;
+use signing::{Secret, SigningKey};
 use test_support::{Receiver, check_configuration_table};
 
 use crate::helpers::{SECRET, World};
@@ -79,6 +79,56 @@ async fn the_python_and_javascript_libraries_verify_a_delivery_and_refuse_a_chan
         let (verified, errors) = verifies(library(), &captured(&body.replace("1.0", "1.1")));
         assert!(!verified && errors.contains("atching signature"), "{errors}");
     }
+}
+
+/// The function of the README, and a call.
+fn javascript_of_the_readme() -> Command {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).unwrap();
+    let (_, function) = readme.split_once("function isSigned(").unwrap();
+    let (function, _) = function.split_once("\n}\n").unwrap();
+    let program = format!(
+        r#"const {{ createPublicKey, verify }} = require("node:crypto");
+function isSigned({function}
+}}
+let text = "";
+process.stdin.on("data", (chunk) => (text += chunk));
+process.stdin.on("end", () => {{
+  const {{ keys, headers, body }} = JSON.parse(text);
+  process.exit(isSigned(keys, headers, body) ? 0 : 1);
+}});"#
+    );
+    let mut command = Command::new(variable("POSTRIDER_TEST_NODE"));
+    command.args(["-e", &program]);
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_function_of_the_readme_verifies_a_delivery_with_the_public_key_alone() {
+    let world = World::create().await;
+    let mut receiver = Receiver::start().await;
+    let key = SigningKey::generate();
+    world.webhook_signed_with(&key, &receiver.url("/")).await;
+    let _dispatcher = world.dispatcher().await;
+    world.publish("e1").await;
+    let request = receiver.next().await;
+    let jwk = |key: &SigningKey| json!({"kty": "OKP", "crv": "Ed25519", "x": key.verifying_key().to_base64url(), "alg": "EdDSA", "use": "sig"});
+    let body = std::str::from_utf8(&request.body).unwrap();
+    let captured = |keys: &[&SigningKey], body: &str| {
+        json!({
+            "keys": keys.iter().map(|key| jwk(key)).collect::<Vec<_>>(),
+            "body": body,
+            "headers": {
+                "webhook-id": request.id(),
+                "webhook-timestamp": request.header("webhook-timestamp"),
+                "webhook-signature": request.header("webhook-signature"),
+            },
+        })
+    };
+    let other = SigningKey::generate();
+    let (verified, errors) = verifies(javascript_of_the_readme(), &captured(&[&other, &key], body));
+    assert!(verified, "{errors}");
+    assert!(!verifies(javascript_of_the_readme(), &captured(&[&other], body)).0);
+    assert!(!verifies(javascript_of_the_readme(), &captured(&[&key], &format!("{body} "))).0);
 }
 
 #[test]

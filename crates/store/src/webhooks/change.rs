@@ -1,7 +1,8 @@
 use chrono::{DateTime, Utc};
 use domain::{
     CustomHeaders, DeliveryChange, Description, DisabledReason, EventPattern, Expected, Filter, GateChange,
-    HeadersChange, MetadataChange, SecretBytes, SessionId, TenantId, Webhook, WebhookId, WebhookUrl,
+    HeadersChange, MetadataChange, SecretBytes, SessionId, SigningKeys, TenantId, Webhook, WebhookId,
+    WebhookUrl,
 };
 
 use super::row::{Columns, SealedParts, webhook_columns};
@@ -21,6 +22,8 @@ pub struct WebhookChange {
     pub filter: Option<Option<Filter>>,
     /// Signs the deliveries from now on, alone.
     pub secret: Option<SecretBytes>,
+    /// The private key of a webhook that is to have one, and has none yet.
+    pub signing_key: Option<SecretBytes>,
     /// Whether it is on.
     pub is_active: Option<bool>,
     /// How it is delivered to.
@@ -51,7 +54,7 @@ UPDATE webhooks SET updated_at = $3, url = $4, events = $5, session_ids = $6, du
     disabled_at = CASE WHEN $10 THEN NULL ELSE disabled_at END,
     rate_limit = $11, concurrency = $12, drain_rate = $13, is_ordered = $14, description = $15, metadata = $16::text::jsonb,
     headers = $17, headers_key_id = $18, timeout_ms = $19, retry_schedule = $20, is_thin = $21, payload_version = $22, filter = $23, previous_secrets = $24,
-    previous_secrets_key_id = $25
+    previous_secrets_key_id = $25, signature_scheme = $26, signing_keys = $27, signing_keys_key_id = $28
 WHERE id = $1 AND tenant_id = $2
 RETURNING ",
     webhook_columns!()
@@ -107,11 +110,15 @@ impl WebhookChange {
         set(&mut after.is_active, &self.is_active);
         set(&mut after.description, &self.description);
         after.gate = self.gate.apply(before.gate);
+        if let (Ok(None), Some(key)) = (&after.signing_keys, &self.signing_key) {
+            after.signing_keys = Ok(Some(SigningKeys::new(key.clone())));
+        }
         let delivery = &mut after.delivery;
         set(&mut delivery.timeout, &self.delivery.timeout);
         set(&mut delivery.retry_schedule, &self.delivery.retry_schedule);
         set(&mut delivery.is_thin, &self.delivery.is_thin);
         set(&mut delivery.payload_version, &self.delivery.payload_version);
+        set(&mut delivery.signature_scheme, &self.delivery.signature_scheme);
         match &self.delivery.headers {
             None => {}
             Some(HeadersChange::Clear) => delivery.headers = Ok(CustomHeaders::default()),
@@ -175,6 +182,9 @@ impl Store {
         if change.secret.is_some() {
             sealed.secret = self.seal_secret(&after)?;
             sealed.previous_secrets = self.seal_previous_secrets(&after)?;
+        }
+        if before.signing_keys != after.signing_keys {
+            sealed.signing_keys = self.seal_signing_keys(&after)?;
         }
         if change.delivery.headers.is_some() {
             sealed.headers = self.seal_headers(&after)?;

@@ -1,7 +1,7 @@
 use chrono::{DateTime, Utc};
 use domain::{
     DeliverySettings, Description, EventPattern, Filter, GateSettings, Invalid, Metadata, SecretBytes,
-    SessionId, TenantId, Webhook, WebhookUrl,
+    SessionId, SigningKeys, TenantId, Webhook, WebhookUrl,
 };
 use tokio_postgres::error::SqlState;
 
@@ -23,6 +23,8 @@ pub struct NewWebhook {
     pub filter: Option<Filter>,
     /// Signs the deliveries.
     pub secret: SecretBytes,
+    /// Signs in its place under that scheme.
+    pub signing_key: Option<SecretBytes>,
     /// Whether it is on from the start.
     pub is_active: bool,
     /// How it is delivered to.
@@ -91,9 +93,9 @@ const INSERT_WEBHOOK: &str = concat!(
 INSERT INTO webhooks (id, tenant_id, created_at, updated_at, url, events, session_ids, duplicate_key, secret, secret_key_id,
     is_active, rate_limit, concurrency, drain_rate, is_ordered, description, metadata, headers, headers_key_id, timeout_ms,
     retry_schedule, is_thin, payload_version, filter, previous_secrets,
-    previous_secrets_key_id)
+    previous_secrets_key_id, signature_scheme, signing_keys, signing_keys_key_id)
 VALUES ($1, $2, $3, $3, $4, $5, $6, md5($7), $8, $9, $10, $11, $12, $13, $14, $15, $16::text::jsonb, $17, $18, $19, $20, $21,
-    $22, $23, $24, $25)
+    $22, $23, $24, $25, $26, $27, $28)
 RETURNING ",
     webhook_columns!()
 );
@@ -107,6 +109,7 @@ impl NewWebhook {
             session_ids: None,
             filter: None,
             secret,
+            signing_key: None,
             is_active: true,
             gate: GateSettings::default(),
             delivery: DeliverySettings::default(),
@@ -118,6 +121,7 @@ impl NewWebhook {
     fn into_webhook(self, tenant: TenantId, now: DateTime<Utc>) -> Webhook {
         Webhook {
             session_ids: self.session_ids,
+            signing_keys: Ok(self.signing_key.map(SigningKeys::new)),
             filter: self.filter,
             is_active: self.is_active,
             gate: self.gate,
@@ -154,6 +158,7 @@ impl Store {
         let sealed = SealedParts {
             secret: self.seal_secret(&webhook)?,
             previous_secrets: Stored::default(),
+            signing_keys: self.seal_signing_keys(&webhook)?,
             headers: self.seal_headers(&webhook)?,
         };
         let statement = transaction.prepare_cached(INSERT_WEBHOOK).await?;

@@ -53,5 +53,6 @@ fn state(webhook: &Webhook) -> Value {
         "retrySchedule": webhook.delivery.retry_schedule.as_ref().map(seconds),
         "thin": webhook.delivery.is_thin,
         "payloadVersion": webhook.delivery.payload_version.number(),
+        "signatureScheme": webhook.delivery.signature_scheme.code(),
     })
 }

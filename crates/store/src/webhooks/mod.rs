@@ -17,7 +17,9 @@ use uuid::Uuid;
 
 pub use change::WebhookChange;
 pub use create::{CreateError, NewWebhook};
-use row::{headers_to_bytes, parse_webhook, previous_secrets_to_bytes, webhook_columns};
+use row::{
+    headers_to_bytes, parse_webhook, previous_secrets_to_bytes, signing_keys_to_bytes, webhook_columns,
+};
 
 use crate::outbox::announce;
 use crate::sealing::{Content, Place, Stored};
@@ -29,6 +31,14 @@ SELECT ",
     webhook_columns!(),
     "
 FROM webhooks WHERE tenant_id = $1 AND id = $2"
+);
+
+const GET_WEBHOOK_OF_ANY_TENANT: &str = concat!(
+    "-- get_webhook_of_any_tenant
+SELECT ",
+    webhook_columns!(),
+    "
+FROM webhooks WHERE id = $1"
 );
 
 const LIST_WEBHOOKS: &str = concat!(
@@ -59,6 +69,12 @@ impl Store {
     pub async fn webhook(&self, tenant: TenantId, id: WebhookId) -> Result<Option<Webhook>, StoreError> {
         let client = self.of_tenant(tenant).await?;
         let row = client.query_opt(GET_WEBHOOK, &[&tenant.0, &id.0]).await?;
+        row.as_ref().map(|row| self.read_webhook(row)).transpose()
+    }
+
+    /// A webhook, whosever it is: for what of it is public.
+    pub async fn webhook_of_any_tenant(&self, id: WebhookId) -> Result<Option<Webhook>, StoreError> {
+        let row = self.over_tenants().await?.query_opt(GET_WEBHOOK_OF_ANY_TENANT, &[&id.0]).await?;
         row.as_ref().map(|row| self.read_webhook(row)).transpose()
     }
 
@@ -104,6 +120,12 @@ impl Store {
             webhook.previous_secrets.as_ref().map_err(|reason| StoreError::Sealed(reason.clone()))?;
         let Some(bytes) = previous_secrets_to_bytes(previous) else { return Ok(Stored::default()) };
         Ok(self.keys().seal(&bytes, place(webhook).of(Content::PreviousSecrets))?)
+    }
+
+    fn seal_signing_keys(&self, webhook: &Webhook) -> Result<Stored, StoreError> {
+        let keys = webhook.signing_keys.as_ref().map_err(|reason| StoreError::Sealed(reason.clone()))?;
+        let Some(keys) = keys else { return Ok(Stored::default()) };
+        Ok(self.keys().seal(&signing_keys_to_bytes(keys), place(webhook).of(Content::SigningKeys))?)
     }
 
     fn seal_headers(&self, webhook: &Webhook) -> Result<Stored, StoreError> {

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use domain::{
     AttemptTimeout, CustomHeaders, DeliverySettings, Description, EventPattern, Filter, GateSettings,
     Invalid, Metadata, PayloadVersion, PreviousSecret, RetrySchedule, SecretBytes, SecretUnreadable,
-    TenantId, Webhook, WebhookId, WebhookUrl,
+    SigningKeys, TenantId, Webhook, WebhookId, WebhookUrl,
 };
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Row;
@@ -24,7 +24,7 @@ macro_rules! webhook_columns {
         "id, tenant_id, url, events, session_ids, secret, secret_key_id, is_active, disabled_reason, disabled_at, \
          rate_limit, concurrency, drain_rate, is_ordered, paused_at, created_at, updated_at, description, \
          metadata::text AS metadata, headers, headers_key_id, timeout_ms, retry_schedule, is_thin, payload_version, filter, \
-         previous_secrets, previous_secrets_key_id"
+         previous_secrets, previous_secrets_key_id, signature_scheme, signing_keys, signing_keys_key_id"
     };
 }
 pub(super) use webhook_columns;
@@ -33,6 +33,7 @@ pub(super) use webhook_columns;
 pub(super) struct SealedParts {
     pub(super) secret: Stored,
     pub(super) previous_secrets: Stored,
+    pub(super) signing_keys: Stored,
     pub(super) headers: Stored,
 }
 
@@ -43,6 +44,7 @@ impl SealedParts {
         Self {
             secret: stored("secret", "secret_key_id"),
             previous_secrets: stored("previous_secrets", "previous_secrets_key_id"),
+            signing_keys: stored("signing_keys", "signing_keys_key_id"),
             headers: stored("headers", "headers_key_id"),
         }
     }
@@ -65,6 +67,7 @@ pub(super) struct Columns<'a> {
     retry_schedule: Option<Vec<i32>>,
     payload_version: i16,
     filter: Option<&'a str>,
+    signature_scheme: &'static str,
 }
 
 impl<'a> Columns<'a> {
@@ -85,12 +88,13 @@ impl<'a> Columns<'a> {
             retry_schedule: delivery.retry_schedule.as_ref().map(seconds),
             payload_version: delivery.payload_version.number(),
             filter: webhook.filter.as_ref().map(Filter::as_str),
+            signature_scheme: delivery.signature_scheme.code(),
             webhook,
         }
     }
 
-    /// The parameters of the statements that write, `$1` to `$25`.
-    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 25] {
+    /// The parameters of the statements that write, `$1` to `$28`.
+    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 28] {
         [
             &self.webhook.id.0,
             &self.webhook.tenant_id.0,
@@ -117,6 +121,9 @@ impl<'a> Columns<'a> {
             &self.filter,
             &self.sealed.previous_secrets.bytes,
             &self.sealed.previous_secrets.key_id,
+            &self.signature_scheme,
+            &self.sealed.signing_keys.bytes,
+            &self.sealed.signing_keys.key_id,
         ]
     }
 }
@@ -185,6 +192,51 @@ fn open_previous_secrets(
     json.into_iter().map(read).collect::<Result<_, _>>().map(Ok)
 }
 
+/// How the private keys are written before they are encrypted. The first has no end.
+#[derive(Serialize, Deserialize)]
+struct SigningKeyJson {
+    seed: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at: Option<DateTime<Utc>>,
+}
+
+pub(super) fn signing_keys_to_bytes(keys: &SigningKeys) -> SecretBytes {
+    let json =
+        |seed: &SecretBytes, expires_at| SigningKeyJson { seed: STANDARD.encode(seed.expose()), expires_at };
+    let previous = keys.previous.iter().map(|previous| json(&previous.secret, Some(previous.expires_at)));
+    let all: Vec<SigningKeyJson> = std::iter::once(json(&keys.current, None)).chain(previous).collect();
+    SecretBytes::new(serde_json::to_vec(&all).unwrap_or_default())
+}
+
+fn open_signing_keys(
+    row: &Row,
+    keys: &Keyring,
+    place: Place,
+) -> Result<Result<Option<SigningKeys>, SecretUnreadable>, Invalid> {
+    let stored = SealedParts::of(row).signing_keys;
+    let Some((stored, key_id)) = stored.bytes.zip(stored.key_id) else { return Ok(Ok(None)) };
+    match keys.open(&key_id, &stored, place.of(Content::SigningKeys)) {
+        Ok(opened) => parse_signing_keys(&opened).map(|keys| Ok(Some(keys))),
+        Err(unreadable) => Ok(Err(unreadable)),
+    }
+}
+
+/// Never repeats what it cannot read.
+fn parse_signing_keys(opened: &SecretBytes) -> Result<SigningKeys, Invalid> {
+    let unreadable = || Invalid::new("what should be a list of signing keys is not");
+    let json: Vec<SigningKeyJson> = serde_json::from_slice(opened.expose()).map_err(|_| unreadable())?;
+    let mut keys = json.into_iter().map(|json| {
+        let seed = SecretBytes::new(STANDARD.decode(json.seed).map_err(|_| unreadable())?);
+        Ok::<_, Invalid>((seed, json.expires_at))
+    });
+    let (current, _) = keys.next().ok_or_else(unreadable)??;
+    let previous = keys.map(|key| {
+        let (secret, expires_at) = key?;
+        Ok(PreviousSecret { secret, expires_at: expires_at.ok_or_else(unreadable)? })
+    });
+    Ok(SigningKeys { current, previous: previous.collect::<Result<_, Invalid>>()? })
+}
+
 /// The secret in a row of webhooks; one without a key is from before secrets were encrypted.
 fn open_secret(row: &Row, keys: &Keyring, place: Place) -> Result<SecretBytes, SecretUnreadable> {
     let stored: &[u8] = row.get("secret");
@@ -212,6 +264,7 @@ pub(super) fn parse_webhook(row: &Row, keys: &Keyring) -> Result<Webhook, Invali
         filter: row.get::<_, Option<&str>>("filter").map(str::parse).transpose()?,
         secret: open_secret(row, keys, place),
         previous_secrets: open_previous_secrets(row, keys, place)?,
+        signing_keys: open_signing_keys(row, keys, place)?,
         is_active: row.get("is_active"),
         disabled: reason.map(str::parse).transpose()?.zip(disabled_at),
         gate: GateSettings {
@@ -243,6 +296,7 @@ fn parse_delivery(row: &Row, keys: &Keyring, place: Place) -> Result<DeliverySet
         retry_schedule: schedule,
         is_thin: row.get("is_thin"),
         payload_version: PayloadVersion::from_number(row.get::<_, i16>("payload_version").into())?,
+        signature_scheme: row.get::<_, &str>("signature_scheme").parse()?,
     })
 }
 

@@ -1,7 +1,9 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use deadpool_postgres::Transaction;
 use domain::{Invalid, SecretBytes, TenantId, Webhook, WebhookId, replaced_secrets};
+use tokio_postgres::Row;
 
 use super::change::{GET_WEBHOOK_FOR_UPDATE, UPDATE_WEBHOOK};
 use super::row::{Columns, SealedParts};
@@ -22,11 +24,7 @@ impl Store {
     ) -> Result<Option<Webhook>, CreateError> {
         let mut client = self.of_tenant(tenant).await?;
         let transaction = client.transaction().await?;
-        let statement = transaction.prepare_cached(GET_WEBHOOK_FOR_UPDATE).await?;
-        let Some(row) = transaction.query_opt(&statement, &[&tenant.0, &id.0]).await? else {
-            return Ok(None);
-        };
-        let before = self.read_webhook(&row)?;
+        let Some((row, before)) = self.lock_webhook(&transaction, tenant, id).await? else { return Ok(None) };
         let current = before.secret.clone().map_err(StoreError::Sealed)?;
         let previous = before.previous_secrets.clone().map_err(StoreError::Sealed)?;
         if current == *secret {
@@ -42,13 +40,60 @@ impl Store {
             previous_secrets: self.seal_previous_secrets(&after)?,
             ..SealedParts::of(&row)
         };
-        let statement = transaction.prepare_cached(UPDATE_WEBHOOK).await?;
-        let row = transaction.query_one(&statement, &Columns::new(&after, sealed).parameters()).await?;
-        transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
-        tell(&transaction, &[WebhookNews::SecretRotated], &after, now).await?;
-        let changes = Changes::default().and_secret("secret");
-        self.log(&transaction, "webhook.secret_rotated", id, changes).await?;
+        let webhook = self.write_rotated(&transaction, &after, sealed, "secret").await?;
         transaction.commit().await?;
-        Ok(Some(self.read_webhook(&row)?))
+        Ok(Some(webhook))
+    }
+
+    /// The same for the private key of a webhook that has one.
+    pub async fn replace_signing_key(
+        &self,
+        tenant: TenantId,
+        id: WebhookId,
+        key: &SecretBytes,
+        overlap: Duration,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Webhook>, CreateError> {
+        let mut client = self.of_tenant(tenant).await?;
+        let transaction = client.transaction().await?;
+        let Some((row, before)) = self.lock_webhook(&transaction, tenant, id).await? else { return Ok(None) };
+        let Some(keys) = before.signing_keys.clone().map_err(StoreError::Sealed)? else { return Ok(None) };
+        let keys = keys.replace(key.clone(), overlap, now).ok_or(CreateError::TooManySecrets)?;
+        let after = Webhook { signing_keys: Ok(Some(keys)), updated_at: now, ..before };
+        let sealed = SealedParts { signing_keys: self.seal_signing_keys(&after)?, ..SealedParts::of(&row) };
+        let webhook = self.write_rotated(&transaction, &after, sealed, "signingKey").await?;
+        transaction.commit().await?;
+        Ok(Some(webhook))
+    }
+
+    async fn lock_webhook(
+        &self,
+        transaction: &Transaction<'_>,
+        tenant: TenantId,
+        id: WebhookId,
+    ) -> Result<Option<(Row, Webhook)>, StoreError> {
+        let statement = transaction.prepare_cached(GET_WEBHOOK_FOR_UPDATE).await?;
+        let Some(row) = transaction.query_opt(&statement, &[&tenant.0, &id.0]).await? else {
+            return Ok(None);
+        };
+        let webhook = self.read_webhook(&row)?;
+        Ok(Some((row, webhook)))
+    }
+
+    async fn write_rotated(
+        &self,
+        transaction: &Transaction<'_>,
+        after: &Webhook,
+        sealed: SealedParts,
+        what: &str,
+    ) -> Result<Webhook, CreateError> {
+        let statement = transaction.prepare_cached(UPDATE_WEBHOOK).await?;
+        let row = transaction.query_one(&statement, &Columns::new(after, sealed).parameters()).await?;
+        let statement = transaction.prepare_cached(BUMP_VERSION).await?;
+        transaction.execute(&statement, &[&after.tenant_id.0]).await?;
+        tell(transaction, &[WebhookNews::SecretRotated], after, after.updated_at).await?;
+        let changes = Changes::default().and_secret(what);
+        self.log(transaction, "webhook.secret_rotated", after.id, changes).await?;
+        Ok(self.read_webhook(&row)?)
     }
 }

@@ -13,10 +13,10 @@ use utoipa::ToSchema;
 
 use super::parse_id;
 use super::settings::{
-    Pairs, parse_concurrency, parse_description, parse_events, parse_filter, parse_rate, parse_schedule,
-    parse_sessions, parse_timeout, parse_version,
+    Pairs, key_for, parse_concurrency, parse_description, parse_events, parse_filter, parse_rate,
+    parse_schedule, parse_scheme, parse_sessions, parse_timeout, parse_version,
 };
-use super::view::{WebhookWithSecret, view_now};
+use super::view::{SignatureSchemeName, WebhookWithSecret, view_now};
 use crate::auth::Authenticated;
 use crate::body::{FieldErrors, JsonBody, present};
 use crate::catalogue::Types;
@@ -99,6 +99,10 @@ pub(crate) struct ChangeWebhook {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = i64, minimum = 1, maximum = 1)]
     payload_version: Option<i64>,
+    /// As at creation. Deliveries are signed so from then on, without an overlap: let the receiver know both ways before.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<SignatureSchemeName>)]
+    signature_scheme: Option<String>,
 }
 
 /// Change webhook
@@ -153,7 +157,9 @@ fn parse_change(request: ChangeWebhook, state: &State, types: &Types) -> Result<
     let secret = request.secret.map(|secret| secret.parse::<Secret>()).transpose();
     let session_ids =
         request.session_ids.map(|sessions| sessions.as_deref().map(parse_sessions).transpose()).transpose();
+    let signature_scheme = request.signature_scheme.map(|name| parse_scheme(&mut errors, &name));
     let change = WebhookChange {
+        signing_key: key_for(signature_scheme),
         url: errors.keep("url", url).flatten(),
         events: errors.keep("events", events).flatten(),
         session_ids: errors.keep("sessionIds", session_ids).flatten(),
@@ -174,6 +180,7 @@ fn parse_change(request: ChangeWebhook, state: &State, types: &Types) -> Result<
                 .map(|delays| parse_schedule(&mut errors, delays.as_deref(), state.retention)),
             is_thin: request.thin,
             payload_version: request.payload_version.map(|number| parse_version(&mut errors, Some(number))),
+            signature_scheme,
         },
         description: request.description.map(|text| parse_description(&mut errors, text.as_deref())),
         metadata: errors.keep("metadata", request.metadata.map(parse_metadata).transpose()).flatten(),

@@ -11,10 +11,10 @@ use store::{Activity, NewWebhook};
 use utoipa::ToSchema;
 
 use super::settings::{
-    Pairs, parse_concurrency, parse_description, parse_events, parse_filter, parse_rate, parse_schedule,
-    parse_sessions, parse_timeout, parse_version,
+    Pairs, key_for, parse_concurrency, parse_description, parse_events, parse_filter, parse_rate,
+    parse_schedule, parse_scheme, parse_sessions, parse_timeout, parse_version,
 };
-use super::view::{WebhookView, WebhookWithSecret};
+use super::view::{SignatureSchemeName, WebhookView, WebhookWithSecret};
 use crate::auth::Authenticated;
 use crate::body::{FieldErrors, JsonBody};
 use crate::catalogue::Types;
@@ -83,6 +83,10 @@ pub(crate) struct CreateWebhook {
     /// The version of the layout of bodies. There is one so far: 1, which is used when absent or null.
     #[schema(minimum = 1, maximum = 1)]
     payload_version: Option<i64>,
+    /// How deliveries are signed: `hmac-sha256` with the secret, which is used when absent or null, or `ed25519` with a private key
+    /// that Postrider makes and keeps. Its public key is in `publicKeys`, and at `GET …/jwks.json`.
+    #[schema(value_type = Option<SignatureSchemeName>)]
+    signature_scheme: Option<String>,
 }
 
 /// Create webhook
@@ -141,6 +145,10 @@ fn parse(request: CreateWebhook, state: &State, types: &Types) -> Result<(NewWeb
         retry_schedule: parse_schedule(&mut errors, request.retry_schedule.as_deref(), state.retention),
         is_thin: request.thin.unwrap_or(false),
         payload_version: parse_version(&mut errors, request.payload_version),
+        signature_scheme: request
+            .signature_scheme
+            .map(|name| parse_scheme(&mut errors, &name))
+            .unwrap_or_default(),
     };
     let description = parse_description(&mut errors, request.description.as_deref());
     let metadata =
@@ -155,6 +163,7 @@ fn parse(request: CreateWebhook, state: &State, types: &Types) -> Result<(NewWeb
         session_ids,
         filter,
         is_active: request.is_active.unwrap_or(true),
+        signing_key: key_for(Some(delivery.signature_scheme)),
         gate,
         delivery,
         description,

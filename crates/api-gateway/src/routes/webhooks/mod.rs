@@ -7,6 +7,7 @@ pub(crate) mod deliveries;
 pub(crate) mod exchange;
 pub(crate) mod filter_test;
 pub(crate) mod pause;
+pub(crate) mod public_keys;
 pub(crate) mod read;
 pub(crate) mod resend;
 pub(crate) mod retry_schedule;

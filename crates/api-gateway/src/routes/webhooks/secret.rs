@@ -2,12 +2,13 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, HeaderValue};
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, Utc};
-use domain::{DEFAULT_OVERLAP, PreviousSecret, Scope, SecretBytes, Webhook, check_overlap};
+use domain::{DEFAULT_OVERLAP, PreviousSecret, Scope, SecretBytes, SignatureScheme, Webhook, check_overlap};
 use serde::{Deserialize, Serialize};
-use signing::Secret;
+use signing::{Secret, SigningKey};
 use store::StoreError;
 use utoipa::ToSchema;
 
+use super::view::{PublicKeyView, SignatureSchemeName, public_keys};
 use super::{parse_id, timestamp};
 use crate::auth::Authenticated;
 use crate::body::{FieldErrors, OptionalJsonBody};
@@ -15,10 +16,15 @@ use crate::envelope::{Failure, Success, success};
 use crate::error::ApiError;
 use crate::state::State;
 
-/// What signs a webhook's deliveries.
+/// What signs a webhook's deliveries, and what verifies them.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct WebhookSecret {
+    /// How deliveries are signed. With `ed25519` the secrets sign nothing.
+    #[schema(value_type = SignatureSchemeName)]
+    signature_scheme: &'static str,
+    /// What verifies deliveries that are signed with `ed25519`, the newest first. The private keys are never shown.
+    public_keys: Vec<PublicKeyView>,
     /// Verifies deliveries, with any Standard Webhooks library.
     #[schema(example = "whsec_eW91ci1zaWduaW5nLXNlY3JldA==")]
     secret: String,
@@ -43,7 +49,7 @@ pub(crate) struct PreviousSecretView {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[schema(example = json!({"overlapSeconds": 86400}))]
 pub(crate) struct RotateSecret {
-    /// The new secret, as at creation. Made up when absent.
+    /// The new secret, as at creation. Made up when absent. Not for a webhook that signs with `ed25519`.
     secret: Option<String>,
     /// How long the old secret signs beside the new one, in seconds: 0 to 604,800; a day when absent.
     #[schema(minimum = 0, maximum = 604_800)]
@@ -84,7 +90,8 @@ pub(crate) async fn get(
 
 /// Rotate secret
 ///
-/// Gives the webhook a new secret. For the time of the overlap each delivery carries the signatures of both, the new one first,
+/// Gives the webhook a new secret, or where `signatureScheme` is `ed25519` a new private key, whose public key is in the answer
+/// and at `GET …/jwks.json`. For the time of the overlap each delivery carries the signatures of both, the new one first,
 /// so that a receiver that knows either accepts it. Rotate, give the receiver the new secret within that time, and be done. At
 /// most 5 secrets sign at a time. Setting `secret` by `PATCH` has no overlap, and ends those there are. Scope `webhooks:write`.
 #[utoipa::path(
@@ -115,14 +122,28 @@ pub(crate) async fn rotate(
     let id = parse_id(&id)?;
     let request = request.unwrap_or_default();
     let mut errors = FieldErrors::default();
+    let has_secret = request.secret.is_some();
     let secret = request.secret.map_or_else(|| Ok(Secret::generate()), |secret| secret.parse::<Secret>());
     let secret = errors.keep("secret", secret);
     let overlap = request.overlap_seconds.map_or(Ok(DEFAULT_OVERLAP), check_overlap);
     let overlap = errors.keep("overlapSeconds", overlap);
     let (Some(secret), Some(overlap)) = (secret, overlap) else { return Err(errors.into_error()) };
-    let secret = SecretBytes::new(secret.expose_bytes());
-    let now = Utc::now();
-    let rotated = caller.store(&state).replace_secret(tenant, id, &secret, overlap, now).await?;
+    let (store, now) = (caller.store(&state), Utc::now());
+    let webhook = store.webhook(tenant, id).await?.ok_or_else(ApiError::webhook_not_found)?;
+    let rotated = match webhook.delivery.signature_scheme {
+        SignatureScheme::HmacSha256 => {
+            let secret = SecretBytes::new(secret.expose_bytes());
+            store.replace_secret(tenant, id, &secret, overlap, now).await?
+        }
+        SignatureScheme::Ed25519 if has_secret => {
+            let problem = "the webhook signs with ed25519: its new key is made by Postrider";
+            return Err(ApiError::field("secret", problem));
+        }
+        SignatureScheme::Ed25519 => {
+            let key = SecretBytes::new(SigningKey::generate().expose_seed());
+            store.replace_signing_key(tenant, id, &key, overlap, now).await?
+        }
+    };
     shown(&rotated.ok_or_else(ApiError::webhook_not_found)?, now)
 }
 
@@ -130,8 +151,13 @@ fn shown(webhook: &Webhook, now: DateTime<Utc>) -> Result<HttpResponse, ApiError
     let secret = webhook.secret.clone().map_err(StoreError::Sealed)?;
     let previous = webhook.previous_secrets.clone().map_err(StoreError::Sealed)?;
     let live = previous.iter().filter(|previous| previous.is_live(now));
-    let shown =
-        WebhookSecret { secret: reveal(&secret)?, previous: live.map(view).collect::<Result<_, _>>()? };
+    let keys = webhook.signing_keys.as_ref().map_err(|reason| StoreError::Sealed(reason.clone()))?;
+    let shown = WebhookSecret {
+        signature_scheme: webhook.delivery.signature_scheme.code(),
+        public_keys: public_keys(keys.as_ref()),
+        secret: reveal(&secret)?,
+        previous: live.map(view).collect::<Result<_, _>>()?,
+    };
     let mut response = success(StatusCode::OK, shown);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)

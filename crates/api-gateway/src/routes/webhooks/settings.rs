@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use domain::{
     AttemptTimeout, Description, EventPattern, Filter, Invalid, MAX_EVENTS_PER_WEBHOOK,
-    MAX_SESSIONS_PER_WEBHOOK, PayloadVersion, RetrySchedule, SessionId, check_concurrency, check_rate,
+    MAX_SESSIONS_PER_WEBHOOK, PayloadVersion, RetrySchedule, SecretBytes, SessionId, SignatureScheme,
+    check_concurrency, check_rate,
 };
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
+use signing::SigningKey;
 
 use crate::body::FieldErrors;
 use crate::catalogue::{Include, Types};
@@ -71,6 +73,16 @@ pub(super) fn parse_schedule(
     retention: Duration,
 ) -> Option<RetrySchedule> {
     seconds.and_then(|seconds| errors.keep("retrySchedule", RetrySchedule::of_webhook(seconds, retention)))
+}
+
+pub(super) fn parse_scheme(errors: &mut FieldErrors, name: &str) -> SignatureScheme {
+    errors.keep("signatureScheme", name.parse()).unwrap_or_default()
+}
+
+/// A new private key, where the scheme needs one.
+pub(super) fn key_for(scheme: Option<SignatureScheme>) -> Option<SecretBytes> {
+    let is_needed = scheme == Some(SignatureScheme::Ed25519);
+    is_needed.then(|| SecretBytes::new(SigningKey::generate().expose_seed()))
 }
 
 pub(super) fn parse_version(errors: &mut FieldErrors, number: Option<i64>) -> PayloadVersion {

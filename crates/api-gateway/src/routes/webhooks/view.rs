@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use chrono::Utc;
-use domain::{AttemptTimeout, CustomHeaders, Gate, Health, REDACTED, RetrySchedule, Webhook};
+use chrono::{DateTime, Utc};
+use domain::{AttemptTimeout, CustomHeaders, Gate, Health, REDACTED, RetrySchedule, SigningKeys, Webhook};
 use serde::Serialize;
 use serde_json::value::RawValue;
+use signing::{SigningKey, VerifyingKey};
 use store::Activity;
 use utoipa::ToSchema;
 
@@ -65,6 +66,12 @@ pub(crate) struct WebhookView {
     /// The version of the layout of bodies, which receivers see as `webhook-payload-version`.
     #[schema(example = 1)]
     payload_version: i16,
+    /// How deliveries are signed.
+    #[schema(value_type = SignatureSchemeName)]
+    signature_scheme: &'static str,
+    /// What verifies deliveries that are signed with `ed25519`, the newest first: also those that were replaced and sign yet.
+    /// Empty when the webhook never was. Null while they cannot be read, because an encryption key is missing.
+    public_keys: Option<Vec<PublicKeyView>>,
     /// Since when deliveries are held back; null when they are not.
     #[schema(format = DateTime)]
     paused_at: Option<String>,
@@ -82,6 +89,34 @@ pub(crate) struct WebhookView {
     created_at: String,
     #[schema(format = DateTime)]
     updated_at: String,
+}
+
+/// How deliveries are signed.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "names what `SignatureScheme` reads and writes, for the OpenAPI document")]
+pub(crate) enum SignatureSchemeName {
+    /// `v1`: with the secret, which the receiver has too.
+    #[schema(rename = "hmac-sha256")]
+    HmacSha256,
+    /// `v1a`: with a private key, whose public half the receiver has.
+    #[schema(rename = "ed25519")]
+    Ed25519,
+}
+
+/// A key that verifies deliveries and cannot sign any.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = PublicKey)]
+pub(crate) struct PublicKeyView {
+    /// The key's name, as in the key set: its JWK thumbprint.
+    #[schema(example = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k")]
+    kid: String,
+    /// As Standard Webhooks libraries take it.
+    #[schema(example = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=")]
+    key: String,
+    /// When it ends, where it was replaced; null: it is the one that signs.
+    #[schema(format = DateTime)]
+    expires_at: Option<String>,
 }
 
 /// How a webhook's receiver is doing.
@@ -207,6 +242,8 @@ impl WebhookView {
             retry_schedule: webhook.delivery.retry_schedule.as_ref().map(seconds),
             thin: webhook.delivery.is_thin,
             payload_version: webhook.delivery.payload_version.number(),
+            signature_scheme: webhook.delivery.signature_scheme.code(),
+            public_keys: webhook.signing_keys.as_ref().ok().map(|keys| public_keys(keys.as_ref())),
             paused_at: webhook.paused_at.map(timestamp),
             disabled_reason: webhook.disabled.map(|(reason, _)| reason.code()),
             disabled_at: webhook.disabled.map(|(_, at)| timestamp(at)),
@@ -214,6 +251,25 @@ impl WebhookView {
             updated_at: timestamp(webhook.updated_at),
         }
     }
+}
+
+/// The public keys of a webhook, the newest first, and when each ends.
+pub(crate) fn verifying_keys(
+    keys: Option<&SigningKeys>,
+    now: DateTime<Utc>,
+) -> impl Iterator<Item = (VerifyingKey, Option<DateTime<Utc>>)> {
+    keys.into_iter().flat_map(move |keys| keys.live(now)).filter_map(|(seed, expires_at)| {
+        Some((SigningKey::from_seed(seed.expose()).ok()?.verifying_key(), expires_at))
+    })
+}
+
+pub(super) fn public_keys(keys: Option<&SigningKeys>) -> Vec<PublicKeyView> {
+    let view = |(key, expires_at): (VerifyingKey, Option<DateTime<Utc>>)| PublicKeyView {
+        kid: key.id(),
+        key: key.to_string(),
+        expires_at: expires_at.map(timestamp),
+    };
+    verifying_keys(keys, Utc::now()).map(view).collect()
 }
 
 fn masked(headers: &CustomHeaders) -> BTreeMap<String, &'static str> {
