@@ -5,6 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Datelike as _, Utc};
 use domain::Invalid;
 use store::AttemptCursor;
+use uuid::Uuid;
 
 /// What the database can compare: it knows fewer years than there are numbers.
 const YEARS: std::ops::Range<i32> = 1970..10_000;
@@ -12,6 +13,18 @@ const YEARS: std::ops::Range<i32> = 1970..10_000;
 /// The text for a place.
 pub(crate) fn encode(cursor: &AttemptCursor) -> String {
     URL_SAFE_NO_PAD.encode(format!("{}.{}", cursor.started_at.timestamp_micros(), cursor.event_id))
+}
+
+/// The text for a place in a list that is in the order of its ids.
+pub(crate) fn encode_id(id: Uuid) -> String {
+    URL_SAFE_NO_PAD.encode(format!("0.{id}"))
+}
+
+/// Reads what [`encode_id`] wrote.
+pub(crate) fn decode_id(text: &str) -> Result<Uuid, Invalid> {
+    let wrong = || Invalid::new("cursor must be a nextCursor of this list");
+    let place = decode(text).map_err(|_| wrong())?;
+    Uuid::try_parse(place.event_id.as_str()).map_err(|_| wrong())
 }
 
 /// Reads what [`encode`] wrote.

@@ -7,6 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::Authenticated;
 use crate::body::{FieldErrors, Query};
+use crate::cursor;
 use crate::envelope::{Failure, Page, page};
 use crate::error::{ApiError, Code};
 use crate::routes::paging::parse_limit;
@@ -86,20 +87,20 @@ pub(crate) async fn list(
     let tenant = caller.may(Scope::WebhooksRead)?;
     let not_found = || ApiError::new(Code::NotFound, "Event not found");
     let id: EventId = id.parse().map_err(|_| not_found())?;
+    let event = state.store.event(tenant, &id).await?.ok_or_else(not_found)?;
     let mut errors = FieldErrors::default();
     let limit = errors.keep("limit", parse_limit(query.limit.as_deref()));
-    let after = query.cursor.as_deref().map(str::parse::<WebhookId>).transpose();
-    let after = errors.keep("cursor", after.map_err(|_| "cursor must be a nextCursor of this list"));
+    let after = errors.keep("cursor", query.cursor.as_deref().map(cursor::decode_id).transpose());
     let (Some(limit), Some(after)) = (limit, after) else {
         return Err(errors.into_error());
     };
-    let event = state.store.event(tenant, &id).await?.ok_or_else(not_found)?;
+    let after = after.map(WebhookId);
     // One more than asked for tells whether anything follows.
     let mut found = state.store.event_deliveries(tenant, &id, after, limit + 1, Utc::now()).await?;
     let has_more = found.len() > limit;
     found.truncate(limit);
     settle_handed_over(&state, tenant, &event, &mut found).await?;
-    let next = found.last().filter(|_| has_more).map(|last| last.webhook_id.to_string());
+    let next = found.last().filter(|_| has_more).map(|last| cursor::encode_id(last.webhook_id.0));
     Ok(page(found.into_iter().map(DeliveryView::from).collect(), next))
 }
 

@@ -234,7 +234,10 @@ async fn seen_by_the_victim(
             let path =
                 operation.path_with(|name| if name == "eventId" { EVENT.to_owned() } else { id.clone() });
             let answer = operation.call(api, &everything(api.tenant), &format!("{path}{page}"), None).await;
-            if answer.status == 200 && !path.starts_with("/api/usage") {
+            // What is counted up to now is never the same twice, and looking at a secret is itself in the log.
+            let of_now = ["/api/usage", "/api/audit-log", "/statistics"];
+            let is_of_now = of_now.iter().any(|end| path.ends_with(end));
+            if answer.status == 200 && !is_of_now {
                 seen.insert(path, answer.body);
             }
             if operation.parameters.is_empty() {
@@ -329,6 +332,7 @@ async fn no_route_answers_with_what_is_another_tenants_or_hints_that_it_exists()
     assert!(
         for_operators.iter().all(|name| name.contains("/api/tenants")
             || name.contains("/api/plans")
+            || name.contains("/api/webhooks/events/")
             || name.contains("/api/admin")
             || name.contains("/api/webhooks/events/{type}")),
         "{for_operators:?}"

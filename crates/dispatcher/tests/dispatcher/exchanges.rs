@@ -42,7 +42,8 @@ async fn what_was_said_is_kept_of_attempts_that_fail_and_of_no_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_without_an_answer_says_why_and_hides_the_webhooks_own_headers() {
     let world = World::create().await;
-    let webhook = world.webhook("http://127.0.0.1:1/", &["*"]).await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap(); // closed at once
+    let webhook = world.webhook(&format!("http://{nobody}/"), &["*"]).await;
     let headers =
         HeadersChange::merge(vec![("x-token".to_owned(), Some("receiver-token".to_owned()))]).unwrap();
     let delivery = DeliveryChange { headers: Some(headers), ..DeliveryChange::default() };
@@ -55,7 +56,8 @@ async fn an_attempt_without_an_answer_says_why_and_hides_the_webhooks_own_header
     let page = store.attempts(world.tenant, webhook, &AttemptFilter::default(), 10, None).await.unwrap();
     let exchange = store.exchange(world.tenant, webhook, &page.attempts[0].cursor()).await.unwrap().unwrap();
     assert_eq!(exchange.response, None);
-    assert!(exchange.explanation.unwrap().contains("refused"));
+    let explanation = exchange.explanation.unwrap();
+    assert!(explanation.contains("refused"), "{explanation}");
     let own = exchange.request_headers.iter().find(|(name, _)| name == "x-token").unwrap();
     assert!(!own.1.contains("receiver-token"), "{own:?}");
 }

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::auth::Authenticated;
 use crate::body::{FieldErrors, JsonBody, Query};
+use crate::cursor;
 use crate::envelope::{Failure, Page, Success, page, success};
 use crate::error::{ApiError, Code};
 use crate::routes::paging::{parse_limit, parse_time};
@@ -181,21 +182,22 @@ pub(crate) async fn list(
 ) -> Result<HttpResponse, ApiError> {
     let tenant = caller.may(Scope::WebhooksRead)?;
     let id = parse_id(&id)?;
+    let is_known = state.store.webhook(tenant, id).await?.is_some()
+        || !state.store.recoveries(tenant, id, None, 1).await?.is_empty();
+    if !is_known {
+        return Err(ApiError::webhook_not_found());
+    }
     let mut errors = FieldErrors::default();
     let limit = errors.keep("limit", parse_limit(query.limit.as_deref()));
-    let before = query.cursor.as_deref().map(Uuid::try_parse).transpose();
-    let before = errors.keep("cursor", before.map_err(|_| "cursor must be a nextCursor of this list"));
+    let before = errors.keep("cursor", query.cursor.as_deref().map(cursor::decode_id).transpose());
     let (Some(limit), Some(before)) = (limit, before) else {
         return Err(errors.into_error());
     };
     // One more than asked for tells whether anything follows.
     let mut found = state.store.recoveries(tenant, id, before, limit + 1).await?;
-    if found.is_empty() && state.store.webhook(tenant, id).await?.is_none() {
-        return Err(ApiError::webhook_not_found());
-    }
     let has_more = found.len() > limit;
     found.truncate(limit);
-    let next = found.last().filter(|_| has_more).map(|last| last.id.to_string());
+    let next = found.last().filter(|_| has_more).map(|last| cursor::encode_id(last.id));
     Ok(page(found.into_iter().map(RecoveryView::from).collect(), next))
 }
 

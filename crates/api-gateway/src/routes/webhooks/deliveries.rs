@@ -58,6 +58,7 @@ pub(crate) async fn list(
 ) -> Result<HttpResponse, ApiError> {
     let tenant = caller.may(Scope::WebhooksRead)?;
     let id = parse_id(&id)?;
+    state.store.webhook(tenant, id).await?.ok_or_else(ApiError::webhook_not_found)?;
     let mut errors = FieldErrors::default();
     let limit = errors.keep("limit", parse_limit(query.limit.as_deref()));
     let after = errors.keep("cursor", query.cursor.as_deref().map(cursor::decode).transpose());
@@ -65,7 +66,6 @@ pub(crate) async fn list(
     let (Some(limit), Some(after), Some(wanted)) = (limit, after, wanted) else {
         return Err(errors.into_error());
     };
-    state.store.webhook(tenant, id).await?.ok_or_else(ApiError::webhook_not_found)?;
     let (found, next) =
         state.store.unfinished_deliveries(tenant, id, wanted, limit, after.as_ref(), Utc::now()).await?;
     Ok(page(found.into_iter().map(DeliveryView::from).collect(), next.as_ref().map(cursor::encode)))
