@@ -1,10 +1,10 @@
-//! Places in a history, as an opaque text for clients.
+//! Places in a history, and among events, as an opaque text for clients.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use chrono::{DateTime, Datelike as _, Utc};
+use chrono::{DateTime, Datelike as _, NaiveDate, Utc};
 use domain::Invalid;
-use store::AttemptCursor;
+use store::{AttemptCursor, EventCursor};
 use uuid::Uuid;
 
 /// What the database can compare: it knows fewer years than there are numbers.
@@ -42,6 +42,25 @@ pub(crate) fn time(micros: &str) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_micros(micros.parse().ok()?).filter(|at| YEARS.contains(&at.year()))
 }
 
+/// The text for a place among a tenant's events.
+pub(crate) fn encode_event(cursor: &EventCursor) -> String {
+    let (batch, position) = cursor.place;
+    URL_SAFE_NO_PAD.encode(format!("e.{}.{batch}.{position}", cursor.day.num_days_from_ce()))
+}
+
+/// Reads what [`encode_event`] wrote.
+pub(crate) fn decode_event(text: &str) -> Result<EventCursor, Invalid> {
+    let parse = || {
+        let plain = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+        let mut parts = plain.strip_prefix("e.")?.split('.');
+        let day = NaiveDate::from_num_days_from_ce_opt(parts.next()?.parse().ok()?)?;
+        let place = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let is_sound = parts.next().is_none() && YEARS.contains(&day.year());
+        is_sound.then_some(EventCursor { day, place })
+    };
+    parse().ok_or_else(|| Invalid::new("after must be a nextCursor of GET /api/events"))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -75,5 +94,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_was_written_for_an_event_is_read_again_and_nothing_else() {
+        let day = NaiveDate::from_ymd_opt(2026, 5, 30).unwrap();
+        let cursor = EventCursor { day, place: (1 << 40, 500) };
+        assert_eq!(decode_event(&encode_event(&cursor)), Ok(cursor));
+        for bad in ["e.1.2", "e.739766.1.2.3", "e.999999999.1.1", "739766.1.1", "e.a.b.c", "e.1.1.1"] {
+            assert!(decode_event(&URL_SAFE_NO_PAD.encode(bad)).is_err(), "{bad}");
+        }
+        assert!(decode_event("%").is_err() && decode_event("").is_err());
     }
 }

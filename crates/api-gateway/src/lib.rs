@@ -19,6 +19,7 @@ mod request_log;
 mod request_origin;
 mod routes;
 mod schema;
+mod settled;
 mod spans;
 mod state;
 mod tenants;
@@ -56,6 +57,7 @@ use crate::http::strangers::{self, Strangers};
 use crate::http::{compression, cors, heads, methods, queries};
 use crate::intake::Intakes;
 use crate::metrics::Metrics;
+use crate::settled::Settled;
 use crate::state::State;
 use crate::tenants::Tenants;
 use crate::test_runs::TestRuns;
@@ -115,6 +117,7 @@ impl Gateway {
             api_keys,
             tenants,
             catalogue: Catalogue::new(config.store.clone()),
+            settled: Settled::new(config.store.clone()),
             store: config.store,
             intakes,
             sender: Sender::new(

@@ -15,8 +15,8 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use self::everywhere::Everywhere;
 use self::examples::Examples;
 use crate::routes::{
-    api_keys, audit_log, event_batches, event_deliveries, event_previews, event_types, events, history,
-    plans, recoveries, stored_events, tenants, webhooks,
+    api_keys, audit_log, erasures, event_batches, event_deliveries, event_feed, event_previews, event_types,
+    events, history, plans, recoveries, stored_events, tenants, webhooks,
 };
 
 #[derive(OpenApi)]
@@ -59,6 +59,8 @@ use crate::routes::{
         events::publish,
         event_batches::publish,
         event_previews::preview,
+        event_feed::list,
+        erasures::erase,
         stored_events::get,
         api_keys::list,
         api_keys::create,

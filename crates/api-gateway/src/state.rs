@@ -10,6 +10,7 @@ use crate::api_keys::ApiKeys;
 use crate::catalogue::Catalogue;
 use crate::intake::Intakes;
 use crate::schema::SchemaValidation;
+use crate::settled::Settled;
 use crate::tenants::Tenants;
 use crate::test_runs::TestRuns;
 use crate::token_keys::TokenKeys;
@@ -22,6 +23,7 @@ pub(crate) struct State {
     pub(crate) api_keys: Arc<ApiKeys>,
     pub(crate) tenants: Arc<Tenants>,
     pub(crate) catalogue: Catalogue,
+    pub(crate) settled: Settled,
     pub(crate) url_policy: UrlPolicy,
     /// For tests.
     pub(crate) sender: Sender,

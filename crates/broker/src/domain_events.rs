@@ -120,6 +120,8 @@ fn encode(event: &DomainEvent) -> Bytes {
         session_id: None,
         ordering_key: None,
         trace: None,
+        deliver_at: None,
+        tags: Vec::new(),
         body: Bytes::new(),
     };
     encode_event(&event, data)

@@ -2,7 +2,10 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
-use domain::{Event, Invalid, TenantId, TraceContext, check_data, parse_occurred_at, render_body};
+use domain::{
+    Event, Invalid, TenantId, TraceContext, check_data, parse_deliver_at, parse_occurred_at, parse_tags,
+    render_body,
+};
 use instruments::{Label, Labels};
 use lapin::protocol::basic::AMQPProperties;
 use lapin::types::{AMQPValue, FieldTable};
@@ -136,6 +139,10 @@ struct IncomingEvent<'a> {
     trace_parent: Option<Cow<'a, str>>,
     #[serde(borrow, default, rename = "tracestate")]
     trace_state: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    deliver_at: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    tags: Vec<Cow<'a, str>>,
 }
 
 #[derive(Serialize)]
@@ -155,6 +162,10 @@ struct OutgoingEvent<'a> {
     trace_parent: Option<String>,
     #[serde(rename = "tracestate", skip_serializing_if = "Option::is_none")]
     trace_state: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deliver_at: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -180,6 +191,8 @@ pub(crate) fn write_event(json: &mut Vec<u8>, event: &Event, data: &RawValue, tr
         ordering_key: event.ordering_key.as_ref().map(domain::OrderingKey::as_str),
         trace_parent: trace.map(TraceContext::traceparent),
         trace_state: trace.and_then(|trace| trace.state.as_deref()),
+        deliver_at: event.deliver_at.map(|at| at.to_rfc3339_opts(SecondsFormat::AutoSi, true)),
+        tags: event.tags.iter().map(domain::Tag::as_str).collect(),
     };
     json.reserve(data.get().len() + USUAL_ENVELOPE_BYTES);
     serde_json::to_writer(json, &outgoing).expect("strings and valid JSON are serializable");
@@ -345,12 +358,25 @@ fn parse_event(incoming: &IncomingEvent<'_>) -> Result<Event, Invalid> {
     let occurred_at = parse_occurred_at(&incoming.occurred_at)?;
     let session_id = incoming.session_id.as_deref().map(str::parse).transpose()?;
     let ordering_key = incoming.ordering_key.as_deref().map(str::parse).transpose()?;
+    let deliver_at = incoming.deliver_at.as_deref().map(parse_deliver_at).transpose()?;
+    let tags = parse_tags(&incoming.tags)?;
     let parent = incoming.trace_parent.as_deref();
     let trace = parent.and_then(|parent| TraceContext::parse(parent, incoming.trace_state.as_deref()));
     let trace = trace.map(Box::new);
     check_data(incoming.data)?;
     let body = render_body(&id, &event_type, occurred_at, incoming.data);
-    Ok(Event { tenant_id, id, event_type, occurred_at, session_id, ordering_key, trace, body })
+    Ok(Event {
+        tenant_id,
+        id,
+        event_type,
+        occurred_at,
+        session_id,
+        ordering_key,
+        deliver_at,
+        tags,
+        trace,
+        body,
+    })
 }
 
 fn not_json(error: serde_json::Error) -> Fault {

@@ -204,6 +204,11 @@ impl Engine {
         self.note(Note { attempt: Some(attempt), ..Note::of_state(State::Finished(key), None) }).await;
     }
 
+    /// Schedules a delivery whose event says when.
+    pub(crate) async fn put_off(&self, delivery: &Delivery, until: DateTime<Utc>) {
+        self.park(delivery, Some(until), ParkedFor::Scheduled).await;
+    }
+
     pub(crate) async fn note(&self, note: Note) {
         // The recorder outlives the engine, so this fails only when the process is ending the hard way.
         let _ = self.notes.send(note).await;

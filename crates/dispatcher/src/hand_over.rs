@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker::{Consumer, DeadLetters, Message, Reason, Rejection};
-use chrono::{DateTime, NaiveDate, Utc};
-use domain::{Backoff, Event, TenantId, Webhook};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use domain::{Backoff, Event, TenantId, Webhook, check_deliver_at};
 use futures_util::future::BoxFuture;
 use store::{BatchId, DeliveryKey, Handed, Lease, OrderedDelivery, Store, StoreError};
 use tokio::sync::Notify;
@@ -42,6 +42,8 @@ pub(crate) struct HandOver {
     pub(crate) metrics: Metrics,
     pub(crate) tracer: Tracer,
     pub(crate) lease: Duration,
+    /// How long events are kept.
+    pub(crate) retention: TimeDelta,
     /// Whether the events come in the order in which they were accepted, and only through this one dispatcher.
     pub(crate) in_order: bool,
     /// Told when something has come to wait for its turn.
@@ -105,6 +107,7 @@ impl HandOver {
         let mut events = Vec::new();
         let mut message_of = Vec::new();
         for (index, message) in messages.iter_mut().enumerate() {
+            self.reject_too_late(message);
             message_of.extend(std::iter::repeat_n(index, message.events.len()));
             events.append(&mut message.events);
         }
@@ -143,6 +146,22 @@ impl HandOver {
         }
         for (batch, events) in accepted {
             self.route(batch, events).await;
+        }
+    }
+
+    /// Takes out what is to be delivered so late that it would not be kept until then.
+    fn reject_too_late(&self, message: &mut Message) {
+        if message.events.iter().all(|event| event.deliver_at.is_none()) {
+            return;
+        }
+        let now = self.engine.clock.now();
+        for event in std::mem::take(&mut message.events) {
+            match event.deliver_at.map_or(Ok(()), |at| check_deliver_at(at, now, self.retention)) {
+                Ok(()) => message.events.push(event),
+                Err(late) => {
+                    message.rejections.push(Rejection::of_event(Reason::BadEvent, late.to_string(), &event));
+                }
+            }
         }
     }
 
@@ -265,22 +284,22 @@ impl HandOver {
             return; // the batch comes back when its lease runs out
         }
         let mut deliveries = Vec::with_capacity(events.len());
-        let mut ordered = Vec::new();
+        let (mut ordered, mut put_off) = (Vec::new(), Vec::new());
         for (accepted, _) in events {
             let accepted = Arc::new(accepted);
+            let until = accepted.event.put_off_until(accepted.at);
             for target in self.routing.matching(&accepted.event) {
-                if target.webhook.gate.is_ordered {
+                if target.webhook.gate.is_ordered && until.is_none() {
                     ordered.push(ordered_delivery(&target.webhook, &accepted));
                     continue;
                 }
                 let accepted = Arc::clone(&accepted);
-                deliveries.push(Delivery {
-                    target,
-                    accepted,
-                    attempts: 0,
-                    is_resend: false,
-                    origin: Origin::Batch(batch),
-                });
+                let origin = Origin::Batch(batch);
+                let delivery = Delivery { target, accepted, attempts: 0, is_resend: false, origin };
+                match until {
+                    None => deliveries.push(delivery),
+                    Some(until) => put_off.push((delivery, until)),
+                }
             }
         }
         debug!(batch, deliveries = deliveries.len(), ordered = ordered.len(), "a batch is routed");
@@ -293,9 +312,12 @@ impl HandOver {
                 Ok(false) | Err(_) => return,
             }
         }
-        self.open_batches.open(batch, deliveries.len().max(1));
-        if deliveries.is_empty() {
+        self.open_batches.open(batch, (deliveries.len() + put_off.len()).max(1));
+        if deliveries.is_empty() && put_off.is_empty() {
             self.engine.note(Note::of_state(State::Done, Some(batch))).await;
+        }
+        for (delivery, until) in put_off {
+            self.engine.put_off(&delivery, until).await;
         }
         self.feeding.submit(deliveries).await;
     }

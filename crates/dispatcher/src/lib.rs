@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker::{Consumer, DeadLetters, DomainEvents, Intake};
+use chrono::TimeDelta;
 use prometheus_client::registry::Registry;
 use sender::Sender;
 use service::health::{Check, Readiness};
@@ -143,6 +144,7 @@ impl Dispatcher {
                 metrics: metrics.clone(),
                 tracer: config.tracer.clone(),
                 lease: config.lease,
+                retention: TimeDelta::days(config.retention_days.into()),
                 in_order: intake == Intake::InOrder,
                 waiting: Arc::clone(&waiting),
                 stop: stop.clone(),

@@ -97,6 +97,8 @@ pub(crate) enum ParkedFor {
     Retry,
     /// A fault or the end of this dispatcher.
     Fault,
+    /// Its event says when.
+    Scheduled,
 }
 
 /// What the deliveries that have a row wait for.
@@ -149,6 +151,7 @@ impl Label for ParkedFor {
         (Self::Stuck, &[("reason", "stuck")]),
         (Self::Retry, &[("reason", "retry")]),
         (Self::Fault, &[("reason", "fault")]),
+        (Self::Scheduled, &[("reason", "scheduled")]),
     ];
 }
 

@@ -226,7 +226,9 @@ impl ParkedDeliveries {
         let until = self.extend_leases(&claimed, lease).await?;
         let mut deliveries = Vec::with_capacity(count);
         for claimed in claimed {
-            let Some(target) = self.routing.active(claimed.tenant_id, claimed.webhook_id) else {
+            let target = self.routing.active(claimed.tenant_id, claimed.webhook_id);
+            // One whose event was erased while it was under way has come back.
+            let Some(target) = target.filter(|_| claimed.event.erased_at.is_none()) else {
                 self.engine.cancel(&claimed).await;
                 continue;
             };
@@ -285,7 +287,7 @@ impl ParkedDeliveries {
             let tenants = batch.events.iter().map(|stored| stored.event.tenant_id).collect();
             self.routing.refresh_now(tenants).await?;
             let mut deliveries = Vec::new();
-            for stored in &batch.events {
+            for stored in batch.events.iter().filter(|stored| stored.erased_at.is_none()) {
                 let matching = self.routing.matching(&stored.event);
                 deliveries.extend(matching.into_iter().map(|target| (target, stored)));
             }

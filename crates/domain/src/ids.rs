@@ -161,6 +161,29 @@ impl FromStr for OrderingKey {
     }
 }
 
+/// Marks events, so that all that concern somebody or something can be found: 1 to 128 bytes, no control characters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tag(Box<str>);
+
+impl Tag {
+    /// Longest tag, in bytes.
+    pub const MAX_BYTES: usize = 128;
+
+    /// The tag as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Tag {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        bounded_text("tag", text, Self::MAX_BYTES)?;
+        Ok(Self(text.into()))
+    }
+}
+
 fn bounded_text(what: &str, text: &str, max_bytes: usize) -> Result<(), Invalid> {
     if text.is_empty() || text.len() > max_bytes {
         return Err(Invalid::new(format!("{what} must be 1 to {max_bytes} bytes long, not {}", text.len())));

@@ -43,7 +43,10 @@ pub use custom_headers::{
 };
 pub use delivery_settings::{AttemptTimeout, DeliveryChange, DeliverySettings, PayloadVersion};
 pub use domain_event::{DomainEvent, FailedDelivery, WebhookNews};
-pub use event::{Event, IDEMPOTENCY_KEYS_KEPT, parse_occurred_at};
+pub use event::{
+    Event, IDEMPOTENCY_KEYS_KEPT, MAX_DELIVERY_DELAY, MAX_TAGS_PER_EVENT, check_deliver_at, parse_deliver_at,
+    parse_occurred_at, parse_tags,
+};
 pub use event_link::EventLinks;
 pub use event_type::{EventPattern, EventType};
 pub use exchange::{CapturedResponse, Exchange, Headers};
@@ -53,7 +56,7 @@ pub use filter::{
 };
 pub use gate::{GateChange, GateSettings, check_concurrency, check_rate};
 pub use health::{Gate, Health};
-pub use ids::{ApiKeyId, EventId, OrderingKey, SessionId, TenantId, WebhookId};
+pub use ids::{ApiKeyId, EventId, OrderingKey, SessionId, Tag, TenantId, WebhookId};
 pub use invalid::Invalid;
 pub use ipnet::IpNet;
 pub use labels::{

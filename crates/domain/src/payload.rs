@@ -118,6 +118,8 @@ mod tests {
             session_id: None,
             ordering_key: None,
             trace: None,
+            deliver_at: None,
+            tags: Vec::new(),
             body: Bytes::from_static(b"whatever"),
         };
         let body = render_thin_body(&event, &"https://api.example.com".parse().unwrap());

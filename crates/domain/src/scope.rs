@@ -12,6 +12,8 @@ pub enum Scope {
     WebhooksWrite,
     /// `events:publish`: publish events.
     EventsPublish,
+    /// `events:erase`: erase the data of events.
+    EventsErase,
     /// `keys:manage`: create, list and revoke API keys.
     KeysManage,
     /// `audit:read`: see the audit log.
@@ -22,10 +24,11 @@ pub enum Scope {
 
 impl Scope {
     /// Every scope, in the order of the documents.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::WebhooksRead,
         Self::WebhooksWrite,
         Self::EventsPublish,
+        Self::EventsErase,
         Self::KeysManage,
         Self::AuditRead,
         Self::Admin,
@@ -37,6 +40,7 @@ impl Scope {
             Self::WebhooksRead => "webhooks:read",
             Self::WebhooksWrite => "webhooks:write",
             Self::EventsPublish => "events:publish",
+            Self::EventsErase => "events:erase",
             Self::KeysManage => "keys:manage",
             Self::AuditRead => "audit:read",
             Self::Admin => "admin",

@@ -17,7 +17,7 @@ pub(crate) struct Args {
     /// The tenant, a UUID
     #[arg(long)]
     tenant: TenantId,
-    /// What the token allows, separated by spaces: webhooks:read webhooks:write events:publish keys:manage audit:read admin
+    /// What the token allows, separated by spaces: webhooks:read webhooks:write events:publish events:erase keys:manage audit:read admin
     #[arg(long, default_value = "webhooks:read webhooks:write events:publish")]
     scope: Scopes,
     /// How long it is valid: a number and s, m, h or d

@@ -7,8 +7,12 @@ GRANT SELECT ON schema_migrations, sessions, events TO postrider_gateway;
 GRANT SELECT, INSERT, UPDATE, DELETE ON webhooks, api_keys TO postrider_gateway;
 GRANT SELECT, INSERT, UPDATE ON webhook_health, idempotency_keys, recoveries TO postrider_gateway;
 GRANT SELECT, INSERT, DELETE ON deliveries TO postrider_gateway;
+GRANT SELECT, DELETE ON event_tags TO postrider_gateway;
+GRANT UPDATE (body, session_id, ordering_key, tags, trace, erased_at) ON events TO postrider_gateway;
+GRANT DELETE ON attempt_exchanges TO postrider_gateway;
 GRANT SELECT, INSERT ON delivery_attempts, attempt_exchanges, outbox, audit_log TO postrider_gateway;
 GRANT SELECT (id) ON open_batches TO postrider_gateway;
+GRANT SELECT ON SEQUENCE open_batches_id_seq TO postrider_gateway;
 -- and, where it says so, what operators manage and what plans limit.
 GRANT SELECT, INSERT, UPDATE ON tenants TO postrider_gateway;
 GRANT SELECT, INSERT, UPDATE, DELETE ON plans, tenant_usage, usage_writers, event_types TO postrider_gateway;
@@ -23,6 +27,7 @@ GRANT SELECT ON attempt_exchanges_default TO postrider_dispatcher;
 GRANT SELECT, INSERT, DELETE ON outbox TO postrider_dispatcher;
 GRANT SELECT, DELETE ON audit_log, idempotency_keys TO postrider_dispatcher;
 GRANT SELECT, UPDATE, DELETE ON recoveries TO postrider_dispatcher;
+GRANT SELECT, INSERT, DELETE ON event_tags TO postrider_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON webhook_health, sessions, open_batches, deliveries TO postrider_dispatcher;
 GRANT EXECUTE ON FUNCTION create_partition, drop_partition TO postrider_dispatcher;
 

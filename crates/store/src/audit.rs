@@ -80,8 +80,8 @@ const SOON: TimeDelta = TimeDelta::seconds(2);
 const ALL_ATTEMPTS: TimeDelta = TimeDelta::days(3_700);
 
 const AUDIT_EVENTS: &str = "-- audit_events
-SELECT batch_id, position, tenant_id, id, type, session_id, ordering_key, occurred_at, accepted_at, day, ''::bytea AS body,
-    NULL::bytea AS trace
+SELECT batch_id, position, tenant_id, id, type, session_id, ordering_key, occurred_at, accepted_at, day,
+    deliver_at, NULL::text[] AS tags, erased_at, ''::bytea AS body, NULL::bytea AS trace
 FROM events
 WHERE day BETWEEN $1 AND $2 AND accepted_at >= $3 AND accepted_at < $4
     AND batch_id >= $5 AND batch_id < $9 AND (batch_id, tenant_id, id) > ($5, $6, $7)
@@ -127,7 +127,9 @@ ORDER BY g.place";
 const REPAIR: &str = "-- repair_deliveries
 INSERT INTO deliveries
     (accepted_at, due_at, event_day, attempts, tenant_id, webhook_id, event_id, sequence, ordering_key)
-SELECT g.accepted_at, $8, g.event_day,
+SELECT g.accepted_at,
+    greatest($8, (SELECT e.deliver_at FROM events e WHERE e.tenant_id = g.tenant_id AND e.id = g.event_id AND e.day = g.event_day)),
+    g.event_day,
     coalesce((SELECT max(a.attempt) FROM delivery_attempts a
         WHERE a.webhook_id = g.webhook_id AND a.event_id = g.event_id AND a.event_day = g.event_day), 0),
     g.tenant_id, g.webhook_id, g.event_id, g.sequence, g.ordering_key
@@ -150,7 +152,7 @@ impl Expected {
     fn new(webhook: &Webhook, stored: &StoredEvent) -> Self {
         let order = || (stored.sequence(), stored.event.order().to_owned());
         Self {
-            order: webhook.gate.is_ordered.then(order),
+            order: (webhook.gate.is_ordered && stored.put_off_until().is_none()).then(order),
             is_certain: webhook.updated_at <= stored.accepted_at - CLOCK_SLACK,
             key: key(webhook.id, &stored.event.id, stored.day),
             tenant_id: stored.event.tenant_id,
@@ -270,7 +272,7 @@ impl Store {
         let webhooks: HashMap<TenantId, Vec<Webhook>> = self.webhooks_of_tenants(&tenants).await?;
         let mut expected = Vec::new();
         let mut filtered = Vec::new();
-        for (_, stored) in step {
+        for (_, stored) in step.iter().filter(|(_, stored)| stored.erased_at.is_none()) {
             for webhook in webhooks.get(&stored.event.tenant_id).into_iter().flatten() {
                 if webhook.created_at > stored.accepted_at - CLOCK_SLACK {
                     continue; // newer than the event

@@ -158,9 +158,9 @@ DELETE FROM deliveries d WHERE d.event_day < $1";
 const RESUME_UNSETTLED: &str = "-- resume_unsettled
 INSERT INTO deliveries
     (accepted_at, due_at, event_day, attempts, tenant_id, webhook_id, event_id, sequence, ordering_key)
-SELECT g.accepted_at, $8, g.event_day, 0, g.tenant_id, g.webhook_id, g.event_id, g.sequence, g.ordering_key
-FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::date[], $5::timestamptz[], $6::bigint[], $7::text[])
-    AS g (tenant_id, webhook_id, event_id, event_day, accepted_at, sequence, ordering_key)
+SELECT g.accepted_at, g.due_at, g.event_day, 0, g.tenant_id, g.webhook_id, g.event_id, g.sequence, g.ordering_key
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::date[], $5::timestamptz[], $6::bigint[], $7::text[],
+    $8::timestamptz[]) AS g (tenant_id, webhook_id, event_id, event_day, accepted_at, sequence, ordering_key, due_at)
 WHERE NOT EXISTS (
     SELECT FROM delivery_attempts a
     WHERE a.webhook_id = g.webhook_id AND a.event_id = g.event_id
@@ -239,7 +239,7 @@ impl Store {
         Ok(rows.iter().map(read).collect())
     }
 
-    /// Makes every delivery of a batch that was taken over due at once, except those that have an attempt on record or
+    /// Makes every delivery of a batch that was taken over due, at once or when its event says, except those that have an attempt on record or
     /// are parked already, and closes the batch: one transaction.
     pub async fn resume_batch(
         &self,
@@ -254,13 +254,13 @@ impl Store {
         let days: Vec<NaiveDate> = deliveries.iter().map(|(_, stored)| stored.day).collect();
         let accepted_at: Vec<DateTime<Utc>> =
             deliveries.iter().map(|(_, stored)| stored.accepted_at).collect();
-        let order =
-            |(webhook, stored): &(&Webhook, &StoredEvent)| webhook.gate.is_ordered.then(|| stored.sequence());
-        let sequences: Vec<Option<i64>> = deliveries.iter().map(order).collect();
-        let keys: Vec<Option<String>> = deliveries
-            .iter()
-            .map(|(webhook, stored)| webhook.gate.is_ordered.then(|| stored.event.order().to_owned()))
-            .collect();
+        let order = |(webhook, stored): &(&Webhook, &StoredEvent)| {
+            let has_place = webhook.gate.is_ordered && stored.put_off_until().is_none();
+            has_place.then(|| (stored.sequence(), stored.event.order().to_owned())).unzip()
+        };
+        let (sequences, keys): (Vec<Option<i64>>, Vec<Option<String>>) = deliveries.iter().map(order).unzip();
+        let due_at: Vec<DateTime<Utc>> =
+            deliveries.iter().map(|(_, stored)| stored.put_off_until().unwrap_or(now).max(now)).collect();
         let mut client = self.connection().await?;
         let transaction = client.transaction().await?;
         let statement = transaction.prepare_cached(CLOSE_BATCH).await?;
@@ -271,7 +271,7 @@ impl Store {
         let resumed = transaction
             .execute(
                 &statement,
-                &[&tenant_ids, &webhook_ids, &event_ids, &days, &accepted_at, &sequences, &keys, &now],
+                &[&tenant_ids, &webhook_ids, &event_ids, &days, &accepted_at, &sequences, &keys, &due_at],
             )
             .await?;
         transaction.commit().await?;

@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use chrono::{DateTime, Datelike, NaiveDate, TimeDelta, Utc};
 use deadpool_postgres::GenericClient;
-use domain::{Event, EventId, TenantId, TraceContext};
+use domain::{Event, EventId, Tag, TenantId, TraceContext, parse_tags};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -38,7 +38,7 @@ pub struct HandedOver {
 macro_rules! event_columns {
     () => {
         "e.tenant_id, e.id, e.type, e.session_id, e.ordering_key, e.occurred_at, e.accepted_at, e.day, e.batch_id, \
-         e.position, e.body, e.trace"
+         e.position, e.deliver_at, e.tags, e.erased_at, e.body, e.trace"
     };
 }
 pub(crate) use event_columns;
@@ -52,11 +52,18 @@ pub struct StoredEvent {
     pub accepted_at: DateTime<Utc>,
     /// Its partition.
     pub day: NaiveDate,
+    /// When its data was erased, if it was.
+    pub erased_at: Option<DateTime<Utc>>,
     /// The hand-over it came in, and its place there.
     pub place: (BatchId, i32),
 }
 
 impl StoredEvent {
+    /// When it is to be delivered, if that is later than when it was handed over.
+    pub fn put_off_until(&self) -> Option<DateTime<Utc>> {
+        self.event.put_off_until(self.accepted_at)
+    }
+
     /// Its place in the order of acceptance: by batch, and within a batch by position.
     pub fn sequence(&self) -> i64 {
         sequence(self.place)
@@ -73,31 +80,58 @@ pub fn sequence((batch, position): (BatchId, i32)) -> i64 {
 
 // One statement is one transaction and one round trip. A repeat within the day meets the primary key; one across
 // midnight is looked for in the neighbouring partitions.
-const HAND_OVER: &str = "-- hand_over
+macro_rules! hand_over {
+    ($name:literal, $more:literal) => {
+        concat!(
+            "-- ",
+            $name,
+            "
 WITH given AS MATERIALIZED (
     SELECT g.*, t.id IS NOT NULL AS tenant_known, y.name IS NOT NULL AS type_known, t.webhooks_version
     FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bytea[], $11::text[],
-        $13::bytea[]) WITH ORDINALITY AS g (tenant_id, id, type, session_id, occurred_at, body, ordering_key, trace, place)
+        $13::timestamptz[], $14::text[], $15::bytea[]) WITH ORDINALITY
+        AS g (tenant_id, id, type, session_id, occurred_at, body, ordering_key, deliver_at, tags, trace, place)
     LEFT JOIN tenants t ON t.id = g.tenant_id
     LEFT JOIN event_types y ON y.name = g.type
 ), batch AS (
     INSERT INTO open_batches (day, leased_by, leased_until, is_unplaced) VALUES ($7, $8, $9, $12) RETURNING id
 ), stored AS (
-    INSERT INTO events
-        (batch_id, occurred_at, accepted_at, day, tenant_id, id, type, session_id, body, ordering_key, position,
-        trace)
+    INSERT INTO events (batch_id, occurred_at, accepted_at, day, tenant_id, id, type, session_id, body, ordering_key,
+        position, deliver_at, tags, trace)
     SELECT batch.id, g.occurred_at, $10, $7, g.tenant_id, g.id, g.type, g.session_id, g.body, g.ordering_key, g.place,
-        g.trace
+        g.deliver_at, string_to_array(g.tags, E'\\x1f'), g.trace
     FROM given g CROSS JOIN batch
     WHERE g.tenant_known AND g.type_known
         AND NOT EXISTS (SELECT FROM events e WHERE e.tenant_id = g.tenant_id AND e.id = g.id AND e.day = $7 - 1)
         AND NOT EXISTS (SELECT FROM events e WHERE e.tenant_id = g.tenant_id AND e.id = g.id AND e.day = $7 + 1)
     ON CONFLICT DO NOTHING
     RETURNING position
-)
+)",
+            $more,
+            "
 SELECT batch.id, g.tenant_known, g.type_known, g.webhooks_version, g.place::integer IN (SELECT position FROM stored)
 FROM given g CROSS JOIN batch
-ORDER BY g.place";
+ORDER BY g.place"
+        )
+    };
+}
+
+const HAND_OVER: &str = hand_over!("hand_over", "");
+
+/// Where an event has tags. Others need not pay for it.
+const HAND_OVER_TAGGED: &str = hand_over!(
+    "hand_over_tagged",
+    ", tagged AS (
+    INSERT INTO event_tags (tenant_id, tag, event_day, event_id)
+    SELECT g.tenant_id, t.tag, $7, g.id
+    FROM given g CROSS JOIN LATERAL unnest(string_to_array(g.tags, E'\\x1f')) AS t (tag)
+    WHERE g.place::integer IN (SELECT position FROM stored)
+    ON CONFLICT DO NOTHING
+)"
+);
+
+/// Between tags: no tag has it.
+const TAG_SEPARATOR: &str = "\u{1f}";
 
 /// Serialises hand-overs around midnight, where two partitions could each take the same event.
 const MIDNIGHT_LOCK: &str = "-- midnight_lock
@@ -163,11 +197,14 @@ async fn query_hand_over(
     let occurred_at: Vec<DateTime<Utc>> = events.iter().map(|event| event.occurred_at).collect();
     let ordering_keys: Vec<Option<&str>> =
         events.iter().map(|event| event.ordering_key.as_ref().map(domain::OrderingKey::as_str)).collect();
+    let deliver_at: Vec<Option<DateTime<Utc>>> = events.iter().map(|event| event.deliver_at).collect();
+    let has_tags = events.iter().any(|event| !event.tags.is_empty());
+    let tags: Vec<Option<String>> = events.iter().map(|event| join_tags(&event.tags)).collect();
     let traces: Vec<Option<Vec<u8>>> = events.iter().map(|event| stored_trace(event)).collect();
     let bodies: Vec<&[u8]> = events.iter().map(|event| &event.body[..]).collect();
     client
         .query(
-            &client.prepare_cached(HAND_OVER).await?,
+            &client.prepare_cached(if has_tags { HAND_OVER_TAGGED } else { HAND_OVER }).await?,
             &[
                 &tenant_ids,
                 &ids,
@@ -181,6 +218,8 @@ async fn query_hand_over(
                 &now,
                 &ordering_keys,
                 &in_order,
+                &deliver_at,
+                &tags,
                 &traces,
             ],
         )
@@ -190,6 +229,11 @@ async fn query_hand_over(
 /// Only where it will be needed: for retries of events whose trace is kept.
 fn stored_trace(event: &Event) -> Option<Vec<u8>> {
     event.trace.as_ref().filter(|trace| trace.is_sampled).map(|trace| trace.to_bytes())
+}
+
+fn join_tags(tags: &[Tag]) -> Option<String> {
+    let tags: Vec<&str> = tags.iter().map(Tag::as_str).collect();
+    (!tags.is_empty()).then(|| tags.join(TAG_SEPARATOR))
 }
 
 fn is_near_midnight(now: DateTime<Utc>) -> bool {
@@ -212,6 +256,7 @@ pub(crate) fn read_event(row: &Row) -> Result<StoredEvent, StoreError> {
         let session_id: Option<&str> = row.get("session_id");
         let ordering_key: Option<&str> = row.get("ordering_key");
         let trace: Option<&[u8]> = row.get("trace");
+        let tags: Option<Vec<String>> = row.get("tags");
         Ok(Event {
             tenant_id: TenantId(row.get("tenant_id")),
             id: row.get::<_, &str>("id").parse()?,
@@ -220,10 +265,13 @@ pub(crate) fn read_event(row: &Row) -> Result<StoredEvent, StoreError> {
             session_id: session_id.map(str::parse).transpose()?,
             ordering_key: ordering_key.map(str::parse).transpose()?,
             trace: trace.and_then(TraceContext::from_bytes).map(Box::new),
+            deliver_at: row.get("deliver_at"),
+            tags: parse_tags(&tags.unwrap_or_default())?,
             body: Bytes::from(row.get::<_, Vec<u8>>("body")),
         })
     };
     let event = parse().map_err(StoreError::unreadable("events"))?;
     let place = (row.get("batch_id"), row.get("position"));
-    Ok(StoredEvent { event, accepted_at: row.get("accepted_at"), day: row.get("day"), place })
+    let (accepted_at, erased_at) = (row.get("accepted_at"), row.get("erased_at"));
+    Ok(StoredEvent { event, accepted_at, day: row.get("day"), erased_at, place })
 }

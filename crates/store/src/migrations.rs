@@ -50,6 +50,8 @@ const MIGRATIONS: &[Migration] = &migrations![
     "0018_row_security",
     "0019_recoveries",
     "0020_signing_keys",
+    "0021_event_feed",
+    "0022_scheduling_and_erasure",
 ];
 
 /// The version of the schema that this build needs.

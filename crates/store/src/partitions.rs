@@ -70,6 +70,7 @@ impl Store {
         report.default_in_use |= client.query_one(DEFAULT_IN_USE, &[]).await?.get::<_, bool>(0);
         drop(client);
         self.drop_orphaned_deliveries(oldest).await?;
+        self.forget_event_tags(oldest).await?;
         Ok(report)
     }
 }

@@ -43,17 +43,18 @@ ORDER BY started_at, event_id OFFSET $6::bigint - 1 LIMIT 1";
 // for filters.
 const MISSING_EVENTS: &str = "-- missing_events
 WITH looked_at AS MATERIALIZED (
-    SELECT batch_id, position, tenant_id, id, type, session_id, ordering_key, occurred_at, accepted_at, day FROM events
+    SELECT batch_id, position, tenant_id, id, type, session_id, ordering_key, occurred_at, accepted_at, day, deliver_at,
+        erased_at FROM events
     WHERE day BETWEEN $1 AND $2 AND batch_id >= $3 AND batch_id < $4 ORDER BY batch_id LIMIT $5
 )
-SELECT n.looked_at, n.last_batch, e.*, ''::bytea AS body, NULL::bytea AS trace
+SELECT n.looked_at, n.last_batch, e.*, NULL::text[] AS tags, ''::bytea AS body, NULL::bytea AS trace
 FROM (SELECT count(*) AS looked_at, max(batch_id) AS last_batch FROM looked_at) n
 LEFT JOIN looked_at e ON e.tenant_id = $6 AND e.accepted_at >= $7 AND e.accepted_at < $8
-    AND (e.batch_id, e.position) > ($3, $9) AND ($10::text IS NULL OR e.type = $10)
+    AND (e.batch_id, e.position) > ($3, $9) AND ($10::text IS NULL OR e.type = $10) AND e.erased_at IS NULL
 ORDER BY e.batch_id, e.position";
 
 // $3 and $4 are the events, $5 when each has failed, or NULL. One is left out if it is on its first way to the webhook, has ended
-// otherwise since, or, where it never failed, was ever made.
+// otherwise since, or, where it never failed, was ever made; and where its data was erased.
 macro_rules! recoverable {
     () => {
         concat!(
@@ -61,7 +62,7 @@ macro_rules! recoverable {
 CROSS JOIN LATERAL (
     SELECT * FROM events e WHERE e.tenant_id = $1 AND e.id = g.id AND e.day = g.day LIMIT 1
 ) e
-WHERE (SELECT true FROM open_batches b WHERE b.id = e.batch_id) IS NULL
+WHERE e.erased_at IS NULL AND (SELECT true FROM open_batches b WHERE b.id = e.batch_id) IS NULL
     AND (SELECT true FROM delivery_attempts a
         WHERE a.tenant_id = $1 AND a.event_id = e.id AND a.webhook_id = $2 AND a.event_day = e.day AND ",
             by_event!(),

@@ -12,6 +12,8 @@ pub enum Resend {
     Scheduled,
     /// It is not finished: it waits, is tried again later, or is under way.
     Unfinished,
+    /// The data of the event was erased.
+    Erased,
     /// The tenant has no such event, or it has left with its day.
     UnknownEvent,
 }
@@ -19,18 +21,18 @@ pub enum Resend {
 // A delivery of an open batch may be on its first attempt, which leaves nothing in the database before it has ended.
 const RESEND: &str = "-- resend
 WITH event AS MATERIALIZED (
-    SELECT accepted_at, day, tenant_id, id, batch_id FROM events
+    SELECT accepted_at, day, tenant_id, id, batch_id, erased_at FROM events
     WHERE tenant_id = $1 AND id = $3 ORDER BY day DESC LIMIT 1
 ), placed AS (
     INSERT INTO deliveries (accepted_at, due_at, event_day, attempts, tenant_id, webhook_id, event_id, is_resend)
     SELECT e.accepted_at, $4, e.day, 0, e.tenant_id, $2, e.id, true FROM event e
-    WHERE NOT EXISTS (SELECT FROM open_batches b WHERE b.id = e.batch_id)
+    WHERE e.erased_at IS NULL AND (NOT EXISTS (SELECT FROM open_batches b WHERE b.id = e.batch_id)
         OR EXISTS (SELECT FROM delivery_attempts a
-            WHERE a.webhook_id = $2 AND a.event_id = e.id AND a.started_at >= e.accepted_at - interval '1 hour')
+            WHERE a.webhook_id = $2 AND a.event_id = e.id AND a.started_at >= e.accepted_at - interval '1 hour'))
     ON CONFLICT DO NOTHING
     RETURNING 1
 )
-SELECT EXISTS (SELECT FROM event), EXISTS (SELECT FROM placed)";
+SELECT EXISTS (SELECT FROM event), EXISTS (SELECT FROM placed), EXISTS (SELECT FROM event WHERE erased_at IS NOT NULL)";
 
 impl Store {
     /// Makes the delivery of an event to a webhook of the same tenant due, as if it had never been attempted.
@@ -50,10 +52,11 @@ impl Store {
             self.log(&transaction, "delivery.resent", event.as_str(), changes).await?;
         }
         transaction.commit().await?;
-        Ok(match (row.get(0), row.get(1)) {
-            (true, true) => Resend::Scheduled,
-            (true, false) => Resend::Unfinished,
-            (false, _) => Resend::UnknownEvent,
+        Ok(match (row.get(0), row.get(1), row.get(2)) {
+            (true, _, true) => Resend::Erased,
+            (true, true, false) => Resend::Scheduled,
+            (true, false, false) => Resend::Unfinished,
+            (false, _, _) => Resend::UnknownEvent,
         })
     }
 }

@@ -75,7 +75,7 @@ pub(crate) struct CreateApiKey {
     /// What it is called, for people: 1 to 100 characters.
     #[schema(required = true, value_type = String, min_length = 1, max_length = 100)]
     name: Option<String>,
-    /// What it allows, at least one thing: `webhooks:read`, `webhooks:write`, `events:publish`, `keys:manage`, `admin`. Only
+    /// What it allows, at least one thing: `webhooks:read`, `webhooks:write`, `events:publish`, `events:erase`, `keys:manage`, `admin`. Only
     /// what you may do yourself.
     #[schema(required = true, value_type = Vec<String>, min_items = 1)]
     scopes: Option<Vec<String>>,

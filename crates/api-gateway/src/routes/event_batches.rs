@@ -108,7 +108,7 @@ pub(crate) async fn publish(
     let items = split(&body)?;
     let ids = EventIds::of(&http, &state, tenant, &body).await?;
     let types = state.catalogue.known().await;
-    let reader = Reader { tenant, types: types.as_deref(), validation: state.schema_validation };
+    let reader = Reader::new(&state, tenant, types.as_deref());
     let mut valid: Vec<Publishable> = Vec::with_capacity(items.len());
     let mut read = Vec::with_capacity(items.len());
     for (index, item) in items.into_iter().enumerate() {

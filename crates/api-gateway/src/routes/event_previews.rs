@@ -97,7 +97,7 @@ pub(crate) async fn preview(
 ) -> Result<HttpResponse, ApiError> {
     let tenant = caller.may(Scope::WebhooksRead)?;
     let types = state.catalogue.event_types().await?;
-    let reader = Reader { tenant, types: Some(&types), validation: SchemaValidation::Warn };
+    let reader = Reader { validation: SchemaValidation::Warn, ..Reader::new(&state, tenant, Some(&types)) };
     let Publishable { event, data, warnings } = reader.read(request, EventId::generate)?;
     let data = EventData::published(&data);
     let webhooks = state.store.webhooks(tenant).await?;

@@ -1,8 +1,11 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
-use chrono::Utc;
-use domain::{Event, EventId, EventType, OrderingKey, SessionId, TenantId, check_data, parse_occurred_at};
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::{
+    Event, EventId, EventType, Invalid, OrderingKey, SessionId, TenantId, check_data, check_deliver_at,
+    parse_deliver_at, parse_occurred_at, parse_tags,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -40,6 +43,15 @@ pub(crate) struct PublishEvent {
     /// Events that share it reach webhooks with `ordered` one after another, in the order of their 202s. At most 128 bytes;
     /// the session when absent.
     ordering_key: Option<String>,
+    /// When it is to be delivered: within 30 days, and 5 days less than events are kept. What has passed is now. Which webhooks get
+    /// it is decided now: one that comes later does not, and one that is deleted or off by then does not either. Such an event
+    /// has no place in an order.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    deliver_at: Option<String>,
+    /// What it can be found by, to be erased: at most 10, each of at most 128 bytes.
+    #[serde(default)]
+    #[schema(max_items = 10, example = json!(["customer-77"]))]
+    tags: Vec<String>,
 }
 
 /// An accepted event.
@@ -88,7 +100,7 @@ pub(crate) async fn publish(
 ) -> Result<HttpResponse, ApiError> {
     let tenant = caller.may_publish()?;
     let types = state.catalogue.known().await;
-    let reader = Reader { tenant, types: types.as_deref(), validation: state.schema_validation };
+    let reader = Reader::new(&state, tenant, types.as_deref());
     let request = parse(&body)?;
     let ids = EventIds::of(&http, &state, tenant, &body).await?;
     let publishable = reader.read(request, || ids.at(0))?;
@@ -115,9 +127,17 @@ pub(super) struct Reader<'a> {
     /// What is known of event types, if anything is.
     pub(super) types: Option<&'a Types>,
     pub(super) validation: SchemaValidation,
+    /// How long events are kept.
+    pub(super) retention: TimeDelta,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    pub(super) fn new(state: &State, tenant: TenantId, types: Option<&'a Types>) -> Self {
+        // At most ten years.
+        let retention = TimeDelta::from_std(state.retention).unwrap_or_default();
+        Self { tenant, types, validation: state.schema_validation, retention }
+    }
+
     /// Reads an event, which gets an id from `new_id` if it has none.
     pub(super) fn read(
         &self,
@@ -143,6 +163,8 @@ impl Reader<'_> {
         let session_id = errors.keep("sessionId", session);
         let key = request.ordering_key.map(|key| key.parse::<OrderingKey>()).transpose();
         let ordering_key = errors.keep("orderingKey", key);
+        let deliver_at = request.deliver_at.and_then(|at| errors.keep("deliverAt", self.deliver_at(&at)));
+        let tags = errors.keep("tags", parse_tags(&request.tags)).unwrap_or_default();
         match (event_type, data, id, occurred_at, session_id, ordering_key) {
             (
                 Some(event_type),
@@ -152,14 +174,29 @@ impl Reader<'_> {
                 Some(session_id),
                 Some(ordering_key),
             ) if errors.is_empty() => {
-                // The dispatcher renders the body, and the intake knows the trace.
-                let (tenant_id, trace, body) = (self.tenant, None, Bytes::new());
-                let event =
-                    Event { tenant_id, id, event_type, occurred_at, session_id, ordering_key, trace, body };
+                let event = Event {
+                    tenant_id: self.tenant,
+                    id,
+                    event_type,
+                    occurred_at,
+                    session_id,
+                    ordering_key,
+                    deliver_at: deliver_at.flatten(),
+                    tags,
+                    trace: None,        // the intake knows it
+                    body: Bytes::new(), // the dispatcher renders it
+                };
                 Ok(Publishable { event, data, warnings })
             }
             _ => Err(errors.into_error()),
         }
+    }
+
+    /// Nothing where it has passed.
+    fn deliver_at(&self, text: &str) -> Result<Option<DateTime<Utc>>, Invalid> {
+        let (at, now) = (parse_deliver_at(text)?, Utc::now());
+        check_deliver_at(at, now, self.retention)?;
+        Ok((at > now).then_some(at))
     }
 
     fn check_type(&self, event_type: &EventType, errors: &mut FieldErrors) {

@@ -2,8 +2,10 @@
 
 pub(crate) mod api_keys;
 pub(crate) mod audit_log;
+pub(crate) mod erasures;
 pub(crate) mod event_batches;
 pub(crate) mod event_deliveries;
+pub(crate) mod event_feed;
 pub(crate) mod event_previews;
 pub(crate) mod event_types;
 pub(crate) mod events;
@@ -26,7 +28,9 @@ pub(crate) fn all(app: &mut ServiceConfig) {
     app.service(
         web::resource("/api/events")
             .route(web::post().to(events::publish))
-            .default_service(web::to(async || not_allowed("POST"))),
+            .route(web::get().to(event_feed::list))
+            .route(web::head().to(event_feed::list))
+            .default_service(web::to(async || not_allowed("GET, HEAD, POST"))),
     )
     .service(
         web::resource("/api/events/batch")
@@ -118,6 +122,11 @@ pub(crate) fn all(app: &mut ServiceConfig) {
     .service(
         web::resource("/api/webhooks/{id}/deliveries/{eventId}/resend")
             .route(web::post().to(webhooks::resend::resend))
+            .default_service(web::to(async || not_allowed("POST"))),
+    )
+    .service(
+        web::resource("/api/events/erasures")
+            .route(web::post().to(erasures::erase))
             .default_service(web::to(async || not_allowed("POST"))),
     )
     .service(

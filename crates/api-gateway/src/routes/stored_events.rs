@@ -31,7 +31,14 @@ pub(crate) struct EventView {
     session_id: Option<String>,
     /// What its deliveries to webhooks with `ordered` are kept in order by; null where that is the session.
     ordering_key: Option<String>,
-    /// As published, byte for byte.
+    /// When it is, or was, to be delivered; null: at once.
+    #[schema(format = DateTime)]
+    deliver_at: Option<String>,
+    tags: Vec<String>,
+    /// When its data, session, ordering key and tags were erased; null: they are there.
+    #[schema(format = DateTime)]
+    erased_at: Option<String>,
+    /// As published, byte for byte; null where it was erased.
     #[schema(value_type = serde_json::Value)]
     data: Box<RawValue>,
 }
@@ -64,7 +71,7 @@ pub(crate) async fn get(
     Ok(success(StatusCode::OK, view(stored)?))
 }
 
-fn view(stored: StoredEvent) -> Result<EventView, ApiError> {
+pub(super) fn view(stored: StoredEvent) -> Result<EventView, ApiError> {
     #[derive(Deserialize)]
     struct Body {
         data: Box<RawValue>,
@@ -80,6 +87,9 @@ fn view(stored: StoredEvent) -> Result<EventView, ApiError> {
         accepted_at: timestamp(stored.accepted_at),
         session_id: event.session_id.map(|id| id.to_string()),
         ordering_key: event.ordering_key.map(|key| key.as_str().to_owned()),
+        deliver_at: event.deliver_at.map(timestamp),
+        tags: event.tags.iter().map(|tag| tag.as_str().to_owned()).collect(),
+        erased_at: stored.erased_at.map(timestamp),
         data: body.data,
     })
 }

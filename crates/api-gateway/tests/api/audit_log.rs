@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::helpers::{Answer, TestApi, send, token};
 
-const SCOPES: &str = "webhooks:read webhooks:write events:publish keys:manage audit:read admin";
+const SCOPES: &str = "webhooks:read webhooks:write events:publish events:erase keys:manage audit:read admin";
 /// Operations that change nothing, or only publish: the history tells of those.
 const UNLOGGED: [&str; 6] = [
     "POST /api/events",
@@ -89,6 +89,12 @@ async fn every_route_that_changes_something_leaves_an_entry() {
         ("PUT /api/plans/{name}", &json!({"maxWebhooks": 3}), "plan.put", "team"),
         ("PUT /api/tenants/{id}", &json!({"plan": "team"}), "tenant.put", &tenant),
         ("PUT /api/tenants/{id}", &json!({"plan": "trial"}), "tenant.put", &tenant),
+        (
+            "POST /api/events/erasures",
+            &json!({"tag": "customer-77"}),
+            "events.erased",
+            "04e039174546ae3f571d1d54ca04f38f",
+        ),
         ("PUT /api/webhooks/events/{type}", &json!({"description": "Paid."}), "event_type.put", "order.paid"),
         ("DELETE /api/webhooks/events/{type}", &nothing, "event_type.deleted", "order.paid"),
         ("DELETE /api/plans/{name}", &nothing, "plan.deleted", "team"),

@@ -20,6 +20,8 @@ async fn hand_over(api: &TestApi, id: &str, at: DateTime<Utc>) -> DeliveryKey {
         session_id: None,
         ordering_key: None,
         trace: None,
+        deliver_at: None,
+        tags: Vec::new(),
         body: Bytes::from_static(br#"{"data":{}}"#),
     };
     let lease = Lease { holder: Uuid::nil(), until: at + TimeDelta::hours(1) };

@@ -78,7 +78,7 @@ async fn unknown_paths_and_methods_are_answered_in_the_envelope() {
     for (method, path, allow) in [
         (Method::PUT, "/api/webhooks", "GET, HEAD, POST, OPTIONS"),
         (Method::POST, "/api/webhooks/events", "GET, HEAD, OPTIONS"),
-        (Method::GET, "/api/events", "POST, OPTIONS"),
+        (Method::GET, "/api/events/batch", "POST, OPTIONS"),
         (
             Method::POST,
             "/api/webhooks/018f0000-0000-7000-8000-000000000000",

@@ -25,7 +25,7 @@ async fn options_is_answered_with_the_methods_of_the_path_and_no_token() {
     for (path, allow) in [
         ("/api/webhooks", "GET, HEAD, POST, OPTIONS"),
         (webhook, "GET, HEAD, PATCH, DELETE, OPTIONS"),
-        ("/api/events", "POST, OPTIONS"),
+        ("/api/events/batch", "POST, OPTIONS"),
         ("/openapi.json", "GET, HEAD, OPTIONS"),
         ("/docs/index.html", "GET, HEAD, OPTIONS"),
         ("/health/live", "GET, HEAD, OPTIONS"),
@@ -60,7 +60,7 @@ async fn head_answers_as_get_does_on_every_path_that_can_be_read() {
             assert_eq!(head.header(header), get.header(header), "{header} of {path}");
         }
     }
-    assert_eq!(with_headers(&api, Method::HEAD, "/api/events", &[]).await.status, 405);
+    assert_eq!(with_headers(&api, Method::HEAD, "/api/events/batch", &[]).await.status, 405);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -178,6 +178,8 @@ async fn victim(api: &TestApi, operations: &[Operation]) -> BTreeSet<String> {
         session_id: Some(MARK.parse().unwrap()),
         ordering_key: None,
         trace: None,
+        deliver_at: None,
+        tags: Vec::new(),
         body: Bytes::from(
             json!({"id": EVENT, "type": "message.sent", "timestamp": now, "data": MARK}).to_string(),
         ),

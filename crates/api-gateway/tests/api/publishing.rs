@@ -172,3 +172,33 @@ async fn only_postrider_publishes_what_happens_to_webhooks_but_all_can_subscribe
     assert!(all.starts_with(&ordinary) && all.contains(&"delivery.recovered".into()));
     assert_eq!(api.get("/api/webhooks/events?include=others").await.status, 400);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_to_wait_or_has_tags_is_published_so() {
+    let api = TestApi::start().await;
+    let publish = |more: String| {
+        let api = &api;
+        async move { api.post("/api/events", &format!(r#"{{"type":"message.sent","data":1,{more}}}"#)).await }
+    };
+    let days = |days: i64| (chrono::Utc::now() + chrono::TimeDelta::days(days)).to_rfc3339();
+    let in_a_week = days(7);
+    let answer = publish(format!(r#""deliverAt":"{in_a_week}","tags":["b","a","b"]"#)).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let event = next_message(&api).await.remove(0);
+    let sent: chrono::DateTime<chrono::Utc> = event["deliverAt"].as_str().unwrap().parse().unwrap();
+    assert_eq!(sent.to_rfc3339(), in_a_week);
+    assert_eq!(event["tags"], json!(["a", "b"]));
+    assert_eq!(publish(format!(r#""deliverAt":"{}""#, days(-7))).await.status, 202);
+    assert_eq!(next_message(&api).await[0].get("deliverAt"), None, "what has passed is now");
+    let many: Vec<String> = (0..11).map(|n| n.to_string()).collect();
+    for (more, field) in [
+        (format!(r#""deliverAt":"{}""#, days(26)), "deliverAt"),
+        (r#""deliverAt":"tomorrow""#.to_owned(), "deliverAt"),
+        (r#""tags":[""]"#.to_owned(), "tags"),
+        (format!(r#""tags":{}"#, json!(many)), "tags"),
+    ] {
+        let answer = publish(more).await;
+        assert_eq!((answer.status, answer.code()), (400, "VALIDATION_ERROR"), "{answer:?}");
+        assert!(answer.body["errors"][field].is_string(), "{answer:?}");
+    }
+}

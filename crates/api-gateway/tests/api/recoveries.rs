@@ -19,6 +19,8 @@ async fn hand_over(api: &TestApi, count: usize, at: DateTime<Utc>) {
             session_id: None,
             ordering_key: None,
             trace: None,
+            deliver_at: None,
+            tags: Vec::new(),
             body: Bytes::from_static(br#"{"data":{}}"#),
         };
         let lease = Lease { holder: Uuid::nil(), until: at };

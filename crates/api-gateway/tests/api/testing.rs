@@ -153,6 +153,8 @@ async fn tell(api: &TestApi, event_type: &str, minutes_ago: i64) {
         session_id: Some("s1".parse().unwrap()),
         ordering_key: None,
         trace: None,
+        deliver_at: None,
+        tags: Vec::new(),
         body: Bytes::from_static(b"{}"),
     };
     let lease = Lease { holder: Uuid::nil(), until: now };

@@ -32,8 +32,11 @@ fn what_the_gateway_encodes_is_what_dispatchers_decode() {
     let data = RawValue::from_string(r#"{ "x": 1e2 }"#.to_owned()).unwrap();
     let mut sent = decode(event("a")).events.remove(0);
     sent.session_id = Some("s \"1\"".parse().unwrap());
+    sent.deliver_at = Some("2026-06-01T10:00:00.25Z".parse().unwrap());
+    sent.tags = domain::parse_tags(&["user \"7\"", "b"]).unwrap();
     let received = decode(encode_event(&sent, &data)).events.remove(0);
     assert_eq!((&received.id, &received.session_id), (&sent.id, &sent.session_id));
+    assert_eq!((received.deliver_at, &received.tags), (sent.deliver_at, &sent.tags));
     assert_eq!(received.body, render_body(&sent.id, &sent.event_type, sent.occurred_at, &data));
 }
 

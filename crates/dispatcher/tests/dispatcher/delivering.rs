@@ -164,7 +164,8 @@ async fn redirects_are_not_followed_and_nothing_listening_is_a_failed_connection
     let mut receiver = Receiver::start().await;
     receiver.answer_next_with(302, &[("location", &receiver.url("/elsewhere"))]);
     let redirected = world.webhook(&receiver.url("/"), &["message.sent"]).await;
-    let refused = world.webhook("http://127.0.0.1:1/", &["message.sent"]).await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap(); // closed at once
+    let refused = world.webhook(&format!("http://{nobody}/"), &["message.sent"]).await;
     let _dispatcher = world.dispatcher().await;
     world.publish("e1").await;
     assert_eq!(receiver.next().await.path, "/");

@@ -18,6 +18,7 @@ mod recovering;
 mod redaction;
 mod resending;
 mod retrying;
+mod scheduling;
 mod secrets;
 mod settings;
 mod several;

@@ -39,6 +39,8 @@ fn event() -> Event {
         session_id: None,
         ordering_key: None,
         trace: None,
+        deliver_at: None,
+        tags: Vec::new(),
         body: r#"{"id":"e1"}"#.into(),
     }
 }

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 mod audit_log;
 mod backlog;
+mod catch_up;
 mod expanding;
 mod metered;
 mod outbox;
@@ -33,6 +34,8 @@ fn event(tenant: TenantId, id: &str) -> Event {
         session_id: None,
         ordering_key: None,
         trace: None,
+        deliver_at: None,
+        tags: Vec::new(),
         body: Bytes::from_static(b"{}"),
     }
 }
@@ -228,26 +231,30 @@ async fn an_open_batch_is_taken_over_once_its_lease_runs_out_and_only_by_one() {
     let tenant = new_tenant(store).await;
     let now = Utc::now();
     let first = event(tenant, "a");
-    let handed = store.hand_over(&[&first], now, lease(now), false).await.unwrap();
+    let at = now + TimeDelta::hours(1);
+    let put_off = Event { deliver_at: Some(at), ..event(tenant, "b") };
+    let handed = store.hand_over(&[&first, &put_off], now, lease(now), false).await.unwrap();
     assert!(store.take_over_batch(now, lease(now), &[]).await.unwrap().is_none(), "still leased");
     let later = now + TimeDelta::seconds(31);
     let taker = lease(later);
     let own = store.take_over_batch(later, taker, &[handed.batch]).await.unwrap();
     assert!(own.is_none(), "not what the taker itself is at");
     let taken = store.take_over_batch(later, taker, &[]).await.unwrap().unwrap();
-    assert_eq!((taken.id, taken.events.len()), (handed.batch, 1));
+    assert_eq!((taken.id, taken.events.len()), (handed.batch, 2));
     assert!(store.take_over_batch(later, lease(later), &[]).await.unwrap().is_none());
     let webhook = webhook(store, tenant, GateSettings::default()).await;
-    let deliveries = [(&webhook, &taken.events[0])];
+    let deliveries = [(&webhook, &taken.events[0]), (&webhook, &taken.events[1])];
     let stranger = Uuid::now_v7();
     assert_eq!(
         store.resume_batch(taken.id, stranger, &deliveries, later).await.unwrap(),
         0,
         "not the holder"
     );
-    assert_eq!(store.resume_batch(taken.id, taker.holder, &deliveries, later).await.unwrap(), 1);
+    assert_eq!(store.resume_batch(taken.id, taker.holder, &deliveries, later).await.unwrap(), 2);
     assert_eq!(database.count("SELECT count(*) FROM open_batches").await, 0);
-    assert_eq!(database.count("SELECT count(*) FROM deliveries").await, 1);
+    assert_eq!(database.count("SELECT count(*) FROM deliveries").await, 2);
+    let due = store.claim_due(later, 10, 10, lease(later)).await.unwrap().deliveries;
+    assert_eq!(due.len(), 1, "the other waits for its time");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -69,6 +69,7 @@ pub(crate) async fn resend(
         Resend::Unfinished => {
             Err(ApiError::new(Code::Conflict, "The delivery is not finished yet; see the webhook's history"))
         }
+        Resend::Erased => Err(ApiError::new(Code::Conflict, "The data of the event was erased")),
         Resend::UnknownEvent => Err(no_event()),
     }
 }

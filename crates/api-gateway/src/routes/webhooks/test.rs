@@ -222,8 +222,18 @@ async fn parse_test(
     let data = data.map_err(|error| ApiError::field("data", error.to_string()))?;
     let body: Bytes = render_body(&id, &event_type, now, &data);
     let tenant_id = webhook.tenant_id;
-    let (ordering_key, trace) = (None, None);
-    Ok(Event { tenant_id, id, event_type, occurred_at: now, session_id, ordering_key, trace, body })
+    Ok(Event {
+        tenant_id,
+        id,
+        event_type,
+        occurred_at: now,
+        session_id,
+        ordering_key: None,
+        deliver_at: None,
+        tags: Vec::new(),
+        trace: None,
+        body,
+    })
 }
 
 /// What an event of a type may look like: the example of the catalogue, in the session if one is named.
