@@ -15,28 +15,32 @@ use utoipa::openapi::{OpenApi, RefOr};
 use crate::error::ApiError;
 use crate::hints;
 
-/// Each path and method that needs a token or a key, with its query parameters.
-pub(crate) struct ProtectedRoutes(HashMap<(String, Method), Vec<String>>);
+/// The paths and methods that need a token or a key, with their query parameters, by the path's pattern.
+pub(crate) struct ProtectedRoutes(HashMap<String, Vec<(Method, Vec<String>)>>);
 
 impl ProtectedRoutes {
     pub(crate) fn of(document: &OpenApi) -> Self {
-        let operations = document.paths.paths.iter().flat_map(|(path, item)| {
+        let protected = |item: &PathItem| {
             let methods = methods(item).into_iter();
-            methods.filter_map(move |(method, operation)| Some((path, method, operation.as_ref()?)))
-        });
-        let protected = operations.filter(|(_, _, operation)| operation.security.is_some());
-        Self(protected.map(|(path, method, operation)| ((path.clone(), method), names(operation))).collect())
+            let methods = methods.filter_map(|(method, operation)| Some((method, operation.as_ref()?)));
+            let protected = methods.filter(|(_, operation)| operation.security.is_some());
+            protected.map(|(method, operation)| (method, names(operation))).collect()
+        };
+        Self(document.paths.paths.iter().map(|(path, item)| (path.clone(), protected(item))).collect())
     }
 
-    /// Whether a path with this pattern wants a token or a key for the method.
-    pub(crate) fn contains(&self, pattern: String, method: Method) -> bool {
-        let method = if method == Method::HEAD { Method::GET } else { method };
-        self.0.contains_key(&(pattern, method))
+    /// Whether a path wants a token or a key for the method. `path` is a pattern; a path without parameters is its own.
+    pub(crate) fn contains(&self, path: &str, method: &Method) -> bool {
+        self.parameters(path, if method == Method::HEAD { &Method::GET } else { method }).is_some()
+    }
+
+    fn parameters(&self, pattern: &str, method: &Method) -> Option<&Vec<String>> {
+        self.0.get(pattern)?.iter().find(|(known, _)| known == method).map(|(_, parameters)| parameters)
     }
 
     /// What is wrong with a query, by parameter.
-    fn check(&self, pattern: String, method: Method, query: &str) -> Result<(), ApiError> {
-        let Some(known) = self.0.get(&(pattern, method)) else { return Ok(()) };
+    fn check(&self, pattern: &str, method: &Method, query: &str) -> Result<(), ApiError> {
+        let Some(known) = self.parameters(pattern, method) else { return Ok(()) };
         let given = web::Query::<Vec<(String, String)>>::from_query(query)
             .map_err(|error| ApiError::field("query", error.to_string()))?;
         match given.iter().find(|(name, _)| !known.contains(name)) {
@@ -75,7 +79,7 @@ pub(crate) async fn refuse_unknown(
     if !request.query_string().is_empty()
         && let Some(pattern) = request.match_pattern()
         && let Some(known) = request.app_data::<web::Data<ProtectedRoutes>>().cloned()
-        && let Err(error) = known.check(pattern, request.method().clone(), request.query_string())
+        && let Err(error) = known.check(&pattern, request.method(), request.query_string())
     {
         return Ok(request.into_response(error.error_response()).map_into_right_body());
     }
