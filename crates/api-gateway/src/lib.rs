@@ -54,7 +54,7 @@ use crate::api_keys::ApiKeys;
 use crate::catalogue::Catalogue;
 use crate::http::queries::ProtectedRoutes;
 use crate::http::strangers::{self, Strangers};
-use crate::http::{compression, cors, heads, methods, queries};
+use crate::http::{compression, cors, deprecation, heads, methods, queries};
 use crate::intake::Intakes;
 use crate::metrics::Metrics;
 use crate::settled::Settled;
@@ -138,6 +138,7 @@ impl Gateway {
         let proxies = web::Data::new(config.proxies);
         let routes = web::Data::new(ProtectedRoutes::of(&openapi::document()));
         let clients = config.clients;
+        let deprecated = web::Data::new(deprecation::routes());
         let strangers = web::Data::new(Strangers::new(clients.strangers_per_second));
         // As many workers as would be anyway, but for a cap that gives each less than one connection.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -152,9 +153,11 @@ impl Gateway {
                 .app_data(tracer.clone())
                 .app_data(routes.clone())
                 .app_data(strangers.clone())
+                .app_data(deprecated.clone())
                 .app_data(web::Data::new(clients))
                 // The last one is the outermost.
                 .wrap(from_fn(queries::refuse_unknown))
+                .wrap(from_fn(deprecation::announce))
                 .wrap(from_fn(methods::answer_head_and_options))
                 .wrap(from_fn(strangers::limit))
                 .wrap(from_fn(heads::limit))

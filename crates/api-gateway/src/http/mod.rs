@@ -3,6 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod compression;
 pub(crate) mod cors;
+pub(crate) mod deprecation;
 pub(crate) mod heads;
 pub(crate) mod methods;
 pub(crate) mod queries;

@@ -1,0 +1,98 @@
+//! Tells clients, in every answer of a route that will go, since when that is known, when it goes, and what to use instead:
+//! `Deprecation` (RFC 9745), `Sunset` (RFC 8594) and `Link`.
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue, LINK};
+use actix_web::middleware::Next;
+use actix_web::web;
+use chrono::{DateTime, Utc};
+
+const DEPRECATION: HeaderName = HeaderName::from_static("deprecation");
+const SUNSET: HeaderName = HeaderName::from_static("sunset");
+
+/// A route that will go.
+#[derive(Debug, Clone)]
+pub(crate) struct Deprecated {
+    /// `GET`, `POST` …
+    pub(crate) method: &'static str,
+    /// The pattern of its path.
+    pub(crate) path: &'static str,
+    /// When it was said.
+    pub(crate) since: DateTime<Utc>,
+    /// Until when it is served.
+    pub(crate) until: DateTime<Utc>,
+    /// The path to use instead.
+    pub(crate) instead: &'static str,
+}
+
+/// The routes that will go. Each stays for at least six months after it is entered here, and is `deprecated` in the OpenAPI
+/// document from then on.
+pub(crate) fn routes() -> Vec<Deprecated> {
+    Vec::new()
+}
+
+pub(crate) async fn announce(
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let mut response = next.call(request).await?;
+    let request = response.request();
+    let routes = request.app_data::<web::Data<Vec<Deprecated>>>().filter(|routes| !routes.is_empty());
+    let found = routes.and_then(|routes| {
+        let pattern = request.match_pattern()?;
+        routes
+            .iter()
+            .find(|route| route.path == pattern && route.method == request.method().as_str())
+            .cloned()
+    });
+    if let Some(route) = found {
+        add_headers(response.headers_mut(), &route);
+    }
+    Ok(response)
+}
+
+fn add_headers(headers: &mut HeaderMap, route: &Deprecated) {
+    let since = format!("@{}", route.since.timestamp());
+    let until = route.until.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    let link = format!("<{}>; rel=\"successor-version\"", route.instead);
+    for (name, value) in [(DEPRECATION, since), (SUNSET, until), (LINK, link)] {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.append(name, value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::middleware::from_fn;
+    use actix_web::test::{TestRequest, call_service, init_service};
+    use actix_web::{App, HttpResponse};
+
+    use super::*;
+
+    #[actix_web::test]
+    async fn a_route_that_will_go_says_so_in_every_answer_and_no_other_does() {
+        let old = Deprecated {
+            method: "GET",
+            path: "/api/old/{id}",
+            since: "2026-11-01T00:00:00Z".parse().unwrap(),
+            until: "2027-06-01T00:00:00Z".parse().unwrap(),
+            instead: "/api/new/{id}",
+        };
+        let gone = async || HttpResponse::NotFound();
+        let app = App::new()
+            .app_data(web::Data::new(vec![old]))
+            .wrap(from_fn(announce))
+            .route("/api/old/{id}", web::get().to(gone))
+            .route("/api/new/{id}", web::get().to(gone));
+        let app = init_service(app).await;
+        let said = call_service(&app, TestRequest::get().uri("/api/old/7").to_request()).await;
+        let header = |name: &str| said.headers().get(name).and_then(|value| value.to_str().ok());
+        assert_eq!(header("deprecation"), Some("@1793491200"));
+        assert_eq!(header("sunset"), Some("Tue, 01 Jun 2027 00:00:00 GMT"));
+        assert_eq!(header("link"), Some("</api/new/{id}>; rel=\"successor-version\""));
+        let silent = call_service(&app, TestRequest::get().uri("/api/new/7").to_request()).await;
+        assert!(!silent.headers().contains_key("deprecation") && !silent.headers().contains_key("sunset"));
+    }
+}
