@@ -80,8 +80,7 @@ impl Bench {
             |name: &str| std::env::var(name).with_context(|| format!("{name} is not set; use scripts/bench"));
         let database = Database::connect(&variable("POSTRIDER_DATABASE_URL")?).await?;
         let receiver = Receiver::start(&places).await?;
-        let mut product = Product::start(places).await?;
-        product.set_dispatchers(1).await?;
+        let product = Product::start(places).await?;
         database.lift_limits().await?;
         let broker = Broker::connect(&variable("POSTRIDER_AMQP_URL")?).await?;
         let usage = Usage::start();

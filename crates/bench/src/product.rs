@@ -131,11 +131,14 @@ pub(crate) struct Product {
 }
 
 impl Product {
+    /// Starts a gateway and a dispatcher, which declares what the gateway publishes to.
     pub(crate) async fn start(places: Places) -> anyhow::Result<Self> {
-        let (mut gateway, gateway_address) =
+        let (gateway, gateway_address) =
             Program::start_service(&places, "gateway", "api-gateway", "POSTRIDER_HTTP_ADDRESS")?;
-        gateway.wait_until_ready(gateway_address).await?;
-        Ok(Self { places, gateway, gateway_address, dispatchers: Vec::new() })
+        let mut product = Self { places, gateway, gateway_address, dispatchers: Vec::new() };
+        product.set_dispatchers(1).await?;
+        product.gateway.wait_until_ready(gateway_address).await?;
+        Ok(product)
     }
 
     pub(crate) fn gateway_id(&self) -> u32 {
