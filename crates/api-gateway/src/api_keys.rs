@@ -1,12 +1,13 @@
 //! API keys, remembered for a moment: a request costs the database nothing as a rule, and a key that is in use works while
-//! the database is away. A key that is revoked stops working within [`FRESH_FOR`].
+//! the database is away. A key that is revoked stops working within [`FRESH_FOR`]. What a key has used of a limit of its own is
+//! remembered with it, at each gateway by itself.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::ApiKeyId;
+use domain::{ApiKeyId, Rate, Throttle, Throttled};
 use service::access_token::Caller;
 use service::api_key::{ApiKey, ApiKeyHash};
 use store::{ApiKeyRow, Store, StoreError};
@@ -34,6 +35,7 @@ const WRITE_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(crate) struct ApiKeys {
     store: Store,
+    started: Instant,
     remembered: Mutex<HashMap<ApiKeyHash, Remembered>>,
     look_ups: Semaphore,
 }
@@ -46,6 +48,8 @@ struct Remembered {
     used_at: Option<DateTime<Utc>>,
     /// What the database was last told of that.
     written: Option<DateTime<Utc>>,
+    /// What it has used of a limit of its own.
+    throttle: Throttle,
 }
 
 /// Why a key opens nothing.
@@ -55,6 +59,8 @@ pub(crate) enum KeyRefusal {
     Invalid(&'static str),
     /// Whether it opens anything cannot be found out.
     Unknown(StoreError),
+    /// It opens nothing for now: it has been used more often than it may be.
+    TooFast { rate: Rate, wait: Duration },
 }
 
 enum Known {
@@ -66,10 +72,15 @@ enum Known {
 
 impl ApiKeys {
     pub(crate) fn new(store: Store) -> Self {
-        Self { store, remembered: Mutex::default(), look_ups: Semaphore::new(MAX_LOOK_UPS) }
+        Self {
+            store,
+            started: Instant::now(),
+            remembered: Mutex::default(),
+            look_ups: Semaphore::new(MAX_LOOK_UPS),
+        }
     }
 
-    /// Checks a key and says whose it is.
+    /// Checks a key and says whose it is. Counts one request of it.
     pub(crate) async fn verify(&self, text: &str) -> Result<Caller, KeyRefusal> {
         let key: ApiKey = text.parse().map_err(|_| KeyRefusal::Invalid("The API key is not valid"))?;
         let hash = key.hash();
@@ -86,9 +97,7 @@ impl ApiKeys {
         };
         let now = Utc::now();
         let row = check(row, now).map_err(KeyRefusal::Invalid)?;
-        if let Some(remembered) = self.lock().get_mut(&hash) {
-            remembered.used_at = Some(now);
-        }
+        self.count_use(&hash, row.rate, now)?;
         Ok(Caller { subject: format!("api-key:{}", row.id), tenant_id: row.tenant_id, scopes: row.scopes })
     }
 
@@ -125,6 +134,15 @@ impl ApiKeys {
                 () = stop.cancelled() => {}
             }
         }
+    }
+
+    fn count_use(&self, hash: &ApiKeyHash, rate: Option<Rate>, now: DateTime<Utc>) -> Result<(), KeyRefusal> {
+        let mut remembered = self.lock();
+        let Some(remembered) = remembered.get_mut(hash) else { return Ok(()) };
+        remembered.used_at = Some(now);
+        let Some(rate) = rate else { return Ok(()) };
+        let taken = remembered.throttle.take(1, rate, self.started.elapsed());
+        taken.map_err(|Throttled { wait }| KeyRefusal::TooFast { rate, wait })
     }
 
     fn known(&self, hash: &ApiKeyHash) -> Known {
@@ -167,11 +185,11 @@ impl ApiKeys {
         if all.len() >= MAX_REMEMBERED {
             return; // it is read again for the next request
         }
-        let before = all.get(&hash);
-        let (used_at, written) =
-            before.map_or((None, None), |remembered| (remembered.used_at, remembered.written));
+        let (used_at, written, throttle) = all
+            .get(&hash)
+            .map_or_else(Default::default, |before| (before.used_at, before.written, before.throttle));
         let ask_again_at = now + FRESH_FOR;
-        all.insert(hash, Remembered { key, read_at: now, ask_again_at, used_at, written });
+        all.insert(hash, Remembered { key, read_at: now, ask_again_at, used_at, written, throttle });
     }
 
     fn unwritten(&self) -> Vec<(ApiKeyId, DateTime<Utc>)> {

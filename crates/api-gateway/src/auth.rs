@@ -90,9 +90,17 @@ async fn authenticate(request: &HttpRequest) -> Result<(Caller, web::Data<State>
         request.app_data::<web::Data<State>>().ok_or_else(|| unauthorized("The server is not set up"))?;
     let caller = match credential(request).map_err(unauthorized)? {
         Credential::Token(token) => state.token_keys.verify(token).await?,
-        Credential::ApiKey(key) => state.api_keys.verify(key).await?,
+        Credential::ApiKey(key) => verify_key(state, key).await?,
     };
     Ok((caller, state.clone()))
+}
+
+async fn verify_key(state: &State, key: &str) -> Result<Caller, ApiError> {
+    let verified = state.api_keys.verify(key).await;
+    if let Err(KeyRefusal::TooFast { wait, .. }) = &verified {
+        state.tenants.hold_back(*wait).await;
+    }
+    Ok(verified?)
 }
 
 enum Credential<'a> {
@@ -140,6 +148,10 @@ impl From<KeyRefusal> for ApiError {
         match refusal {
             KeyRefusal::Invalid(message) => unauthorized(message),
             KeyRefusal::Unknown(error) => error.into(),
+            KeyRefusal::TooFast { rate, wait } => {
+                let message = format!("This API key may make {} requests a minute", rate.calls_per_minute());
+                Self::rate_limited(message, "key", rate, wait)
+            }
         }
     }
 }

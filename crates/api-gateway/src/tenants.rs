@@ -105,6 +105,13 @@ impl Tenants {
         self.with_account(tenant, |account, _| account.take_back(events, Utc::now().date_naive()));
     }
 
+    /// Holds a refusal for a rate's sake back a little, where there is room again after `wait`.
+    pub(crate) async fn hold_back(&self, wait: Duration) {
+        if let Ok(_held) = self.held.try_acquire() {
+            sleep(MAX_HOLD.min(wait)).await;
+        }
+    }
+
     /// Writes down what was counted and reads what was used elsewhere, until told to stop; then writes a last time.
     pub(crate) async fn follow(&self, stop: CancellationToken) {
         let mut unwritten = UsageCount::default();
@@ -229,13 +236,10 @@ impl Tenants {
         act(self.lock().entry(tenant).or_default(), now)
     }
 
-    /// A refusal for the rate's sake is held back a little.
     async fn answer(&self, admitted: Result<(), Refusal>) -> Result<(), ApiError> {
         let Err(refusal) = admitted else { return Ok(()) };
-        if let Refusal::TooFast { wait, .. } = &refusal
-            && let Ok(_held) = self.held.try_acquire()
-        {
-            sleep(MAX_HOLD.min(*wait)).await;
+        if let Refusal::TooFast { wait, .. } = &refusal {
+            self.hold_back(*wait).await;
         }
         Err(refusal.into())
     }

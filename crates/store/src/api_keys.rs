@@ -1,5 +1,5 @@
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::{ApiKeyId, ApiKeyName, Invalid, Scope, Scopes, TenantId};
+use domain::{ApiKeyId, ApiKeyName, Invalid, Rate, Scope, Scopes, TenantId};
 use serde_json::{Value, json};
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -27,6 +27,8 @@ pub struct ApiKeyRow {
     pub prefix: String,
     /// What it allows.
     pub scopes: Scopes,
+    /// How many requests it may make; `None`: as many as the plan allows.
+    pub rate: Option<Rate>,
     /// When it ends; `None`: never.
     pub expires_at: Option<DateTime<Utc>>,
     /// When it was last used, to the minute.
@@ -50,6 +52,8 @@ pub struct NewApiKey {
     pub hash: [u8; 32],
     /// What it allows.
     pub scopes: Scopes,
+    /// How many requests it may make; `None`: as many as the plan allows.
+    pub rate: Option<Rate>,
     /// When it ends; `None`: never.
     pub expires_at: Option<DateTime<Utc>>,
     /// Who makes it.
@@ -91,7 +95,7 @@ impl ApiKeyRow {
 /// What [`parse`] reads.
 macro_rules! columns {
     () => {
-        "id, tenant_id, name, prefix, scopes, expires_at, last_used_at, revoked_at, created_at, created_by"
+        "id, tenant_id, name, prefix, scopes, requests_per_minute, expires_at, last_used_at, revoked_at, created_at, created_by"
     };
 }
 
@@ -108,8 +112,8 @@ FROM api_keys WHERE tenant_id = $1";
 
 const INSERT: &str = concat!(
     "-- insert_api_key
-INSERT INTO api_keys (id, tenant_id, hash, name, prefix, scopes, expires_at, created_at, created_by)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+INSERT INTO api_keys (id, tenant_id, hash, name, prefix, scopes, requests_per_minute, expires_at, created_at, created_by)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 RETURNING ",
     columns!()
 );
@@ -181,6 +185,7 @@ impl Store {
                     &new.name.as_str(),
                     &new.prefix,
                     &new.scopes.to_string(),
+                    &new.rate.map(|rate| i32::try_from(rate.calls_per_minute()).unwrap_or(i32::MAX)),
                     &new.expires_at,
                     &now,
                     &new.created_by,
@@ -246,6 +251,7 @@ fn state(key: &ApiKeyRow) -> Value {
         "name": key.name.as_str(),
         "prefix": key.prefix,
         "scopes": key.scopes.iter().map(Scope::as_str).collect::<Vec<_>>(),
+        "requestsPerMinute": key.rate.map(Rate::calls_per_minute),
         "expiresAt": key.expires_at,
     })
 }
@@ -255,12 +261,14 @@ fn read(row: &Row) -> Result<ApiKeyRow, StoreError> {
 }
 
 fn parse(row: &Row) -> Result<ApiKeyRow, Invalid> {
+    let per_minute = row.get::<_, Option<i32>>("requests_per_minute");
     Ok(ApiKeyRow {
         id: ApiKeyId(row.get("id")),
         tenant_id: TenantId(row.get("tenant_id")),
         name: row.get::<_, &str>("name").parse()?,
         prefix: row.get("prefix"),
         scopes: Scopes::from_claim(row.get("scopes")),
+        rate: per_minute.and_then(|requests| u32::try_from(requests).ok()).map(Rate::per_minute),
         expires_at: row.get("expires_at"),
         last_used_at: row.get("last_used_at"),
         revoked_at: row.get("revoked_at"),

@@ -52,6 +52,7 @@ const MIGRATIONS: &[Migration] = &migrations![
     "0020_signing_keys",
     "0021_event_feed",
     "0022_scheduling_and_erasure",
+    "0023_key_rates",
 ];
 
 /// The version of the schema that this build needs.

@@ -2,7 +2,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, HeaderValue};
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, Utc};
-use domain::{ApiKeyId, ApiKeyName, Invalid, Scope, Scopes};
+use domain::{ApiKeyId, ApiKeyName, Invalid, Rate, Scope, Scopes};
 use serde::{Deserialize, Serialize};
 use service::access_token::Caller;
 use service::api_key::ApiKey;
@@ -22,6 +22,8 @@ const DEFAULT_PAGE: i64 = 100;
 const MAX_PAGE: i64 = 1_000;
 /// Most scopes that a request can name.
 const MAX_SCOPES: usize = 32;
+/// Most requests a minute that a key's own limit can allow.
+const MAX_RATE: u32 = 1_000_000;
 
 /// An API key, without what opens anything.
 #[derive(Serialize, ToSchema)]
@@ -40,6 +42,9 @@ pub(crate) struct ApiKeyView {
     /// What it allows.
     #[schema(example = json!(["events:publish"]))]
     scopes: Vec<&'static str>,
+    /// Requests that it may make a minute, at each gateway; null: as many as the plan allows.
+    #[schema(example = 600)]
+    requests_per_minute: Option<u32>,
     /// When it ends; null: when it is revoked.
     #[schema(format = DateTime)]
     expires_at: Option<String>,
@@ -70,7 +75,7 @@ pub(crate) struct CreatedApiKey {
 /// A key to make.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-#[schema(example = json!({"name": "CRM in production", "scopes": ["events:publish"], "expiresAt": "2099-01-01T00:00:00Z"}))]
+#[schema(example = json!({"name": "CRM in production", "scopes": ["events:publish"], "requestsPerMinute": 600, "expiresAt": "2099-01-01T00:00:00Z"}))]
 pub(crate) struct CreateApiKey {
     /// What it is called, for people: 1 to 100 characters.
     #[schema(required = true, value_type = String, min_length = 1, max_length = 100)]
@@ -79,6 +84,10 @@ pub(crate) struct CreateApiKey {
     /// what you may do yourself.
     #[schema(required = true, value_type = Vec<String>, min_items = 1)]
     scopes: Option<Vec<String>>,
+    /// Requests that it may make a minute, 5 seconds' worth of them at once; a batch of events is one. Counted at each gateway,
+    /// and beside what the plan allows. No limit of its own when absent or null.
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    requests_per_minute: Option<i64>,
     /// When it ends; never when absent or null.
     #[schema(format = DateTime)]
     expires_at: Option<String>,
@@ -207,9 +216,10 @@ fn parse(
     let mut errors = FieldErrors::default();
     let name = errors.require("name", request.name, |name| name.parse::<ApiKeyName>());
     let scopes = errors.require("scopes", request.scopes, |scopes| parse_scopes(&scopes));
+    let rate = errors.keep("requestsPerMinute", request.requests_per_minute.map(parse_rate).transpose());
     let expires_at = request.expires_at.map(|end| parse_end(&end, now)).transpose();
     let expires_at = errors.keep("expiresAt", expires_at);
-    let (Some(name), Some(scopes), Some(expires_at)) = (name, scopes, expires_at) else {
+    let (Some(name), Some(scopes), Some(rate), Some(expires_at)) = (name, scopes, rate, expires_at) else {
         return Err(errors.into_error());
     };
     Ok(NewApiKey {
@@ -217,6 +227,7 @@ fn parse(
         prefix: key.prefix().to_owned(),
         hash: key.hash(),
         scopes,
+        rate,
         expires_at,
         created_by: caller.subject.clone(),
     })
@@ -232,6 +243,12 @@ fn parse_scopes(names: &[String]) -> Result<Scopes, Invalid> {
         return Err(Invalid::new("each of scopes must be one scope"));
     }
     names.join(" ").parse()
+}
+
+fn parse_rate(per_minute: i64) -> Result<Rate, Invalid> {
+    let rate = u32::try_from(per_minute).ok().filter(|rate| (1..=MAX_RATE).contains(rate));
+    rate.map(Rate::per_minute)
+        .ok_or_else(|| Invalid::new(format!("requestsPerMinute must be from 1 to {MAX_RATE}")))
 }
 
 fn parse_end(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, Invalid> {
@@ -256,6 +273,7 @@ impl From<ApiKeyRow> for ApiKeyView {
             name: row.name.as_str().to_owned(),
             prefix: row.prefix,
             scopes: row.scopes.iter().map(Scope::as_str).collect(),
+            requests_per_minute: row.rate.map(Rate::calls_per_minute),
             expires_at: row.expires_at.map(timestamp),
             last_used_at: row.last_used_at.map(timestamp),
             revoked_at: row.revoked_at.map(timestamp),

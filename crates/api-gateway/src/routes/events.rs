@@ -87,7 +87,8 @@ pub(crate) struct AcceptedEvent {
             more events today", body = Failure),
         (status = 409, description = "`CONFLICT`: the `Idempotency-Key` was used with another request", body = Failure),
         (status = 413, description = "`PAYLOAD_TOO_LARGE`", body = Failure),
-        (status = 429, description = "`RATE_LIMITED`: the plan allows no more events this minute, see `Retry-After`",
+        (status = 429, description = "`RATE_LIMITED`: the plan allows no more events this minute, or the API key no more \
+            requests, see `Retry-After`",
             body = Failure),
         (status = 503, description = "`SERVICE_UNAVAILABLE`: not confirmed in time, see `Retry-After`", body = Failure),
     ),

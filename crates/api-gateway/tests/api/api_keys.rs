@@ -136,6 +136,12 @@ async fn bad_requests_name_the_field() {
         (json!({"name": "a", "scopes": ["webhooks:read webhooks:write"]}), "scopes"),
         (json!({"name": "a", "scopes": ["webhooks:read"], "expiresAt": "tomorrow"}), "expiresAt"),
         (json!({"name": "a", "scopes": ["webhooks:read"], "expiresAt": "2020-01-01T00:00:00Z"}), "expiresAt"),
+        (json!({"name": "a", "scopes": ["webhooks:read"], "requestsPerMinute": 0}), "requestsPerMinute"),
+        (
+            json!({"name": "a", "scopes": ["webhooks:read"], "requestsPerMinute": 1_000_001}),
+            "requestsPerMinute",
+        ),
+        (json!({"name": "a", "scopes": ["webhooks:read"], "requestsPerMinute": 1.5}), "requestsPerMinute"),
         (json!({"name": "a", "scopes": ["webhooks:read"], "scope": "x"}), "scope"),
     ] {
         let refused = create(&api, &body).await;
@@ -265,6 +271,75 @@ async fn it_is_written_down_when_a_key_was_used_once_a_minute() {
     })
     .await;
     assert_eq!(listed(&api, &id).await["lastUsedAt"], used);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keys_own_limit_holds_for_all_its_requests_and_for_nobody_elses() {
+    let api = TestApi::start().await;
+    let scopes = ["events:publish", "webhooks:read"];
+    let created = create(&api, &json!({"name": "a", "scopes": scopes, "requestsPerMinute": 60})).await;
+    assert_eq!((created.status, &created.body["data"]["requestsPerMinute"]), (201, &json!(60)));
+    assert_eq!(listed(&api, &created.id()).await["requestsPerMinute"], 60);
+    let limited = created.body["data"]["key"].as_str().unwrap();
+    let (other_id, other) = key(&api, &scopes).await;
+
+    let batch = format!(r#"{{"events":[{}]}}"#, [EVENT; 20].join(","));
+    assert_eq!(call_with(&api, limited, Method::POST, "/api/events/batch", &batch).await.status, 202);
+    for _ in 0..4 {
+        assert_eq!(call_with(&api, limited, Method::POST, "/api/events", EVENT).await.status, 202);
+    }
+    for _ in 0..5 {
+        assert_eq!(call_with(&api, limited, Method::GET, "/api/webhooks", "").await.status, 200);
+    }
+    for (method, path, body) in [
+        (Method::GET, "/api/webhooks", String::new()),
+        (Method::POST, "/api/events", EVENT.to_owned()),
+        (Method::POST, "/api/events/batch", batch),
+    ] {
+        let refused = call_with(&api, limited, method, path, &body).await;
+        assert_eq!((refused.status, refused.code()), (429, "RATE_LIMITED"), "{path}: {refused:?}");
+        assert_eq!(refused.body["message"], "This API key may make 60 requests a minute");
+        assert_eq!(refused.header("retry-after"), "1");
+        assert_eq!(refused.header("ratelimit-policy"), r#""key";q=60;w=60"#);
+        assert_eq!(refused.header("ratelimit"), r#""key";r=0;t=1"#);
+        assert_eq!(call_with(&api, &other, Method::GET, "/api/webhooks", "").await.status, 200);
+        assert_eq!(api.get("/api/webhooks").await.status, 200, "a token of the same tenant");
+    }
+    eventually("room for one more", async || {
+        (call_with(&api, limited, Method::GET, "/api/webhooks", "").await.status == 200).then_some(())
+    })
+    .await;
+
+    assert_eq!(listed(&api, &other_id).await["requestsPerMinute"], Value::Null);
+    for _ in 0..30 {
+        assert_eq!(call_with(&api, &other, Method::GET, "/api/webhooks", "").await.status, 200, "no limit");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_key_has_used_of_its_limit_is_not_forgotten_when_the_key_is_read_again() {
+    let api = TestApi::start().await;
+    let another = api.start_another();
+    let new = json!({"name": "a", "scopes": ["webhooks:read"], "requestsPerMinute": 2});
+    let created = create(&api, &new).await;
+    let key = created.body["data"]["key"].as_str().unwrap();
+    let call = async || {
+        let request = another.request(&api, Method::GET, "/api/webhooks").header("x-api-key", key);
+        send(request).await.status
+    };
+    assert_eq!([call().await, call().await, call().await], [200, 200, 429], "a minute's worth at once");
+    let until = Instant::now() + FRESH_FOR;
+    eventually("the key to be read again", async || {
+        assert_eq!(call().await, 429);
+        (Instant::now() > until).then_some(())
+    })
+    .await;
+    assert_eq!(
+        call_with(&api, key, Method::GET, "/api/webhooks", "").await.status,
+        200,
+        "each gateway by itself"
+    );
+    another.shut_down().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
