@@ -111,4 +111,12 @@ mod tests {
         assert_eq!(scopes.to_string(), "webhooks:read events:publish");
         assert!("webhooks:read unknown".parse::<Scopes>().is_err());
     }
+
+    #[test]
+    fn the_readme_lists_every_scope() {
+        let readme = include_str!("../../../README.md");
+        let rows = readme.lines().skip_while(|line| !line.starts_with("| scope |")).skip(2);
+        let names = rows.map_while(|row| row.strip_prefix("| `")?.split('`').next());
+        assert_eq!(names.collect::<Vec<_>>(), Scope::ALL.map(Scope::as_str));
+    }
 }

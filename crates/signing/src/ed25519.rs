@@ -105,6 +105,11 @@ impl VerifyingKey {
     pub fn to_base64url(&self) -> String {
         URL_SAFE_NO_PAD.encode(self.0)
     }
+
+    fn matches_any(&self, content: &[u8], signatures: &[Vec<u8>]) -> bool {
+        let key = UnparsedPublicKey::new(&ED25519, self.0);
+        signatures.iter().any(|signature| key.verify(content, signature).is_ok())
+    }
 }
 
 impl fmt::Display for VerifyingKey {
@@ -155,10 +160,7 @@ pub fn verify_ed25519<'a>(
     check_timestamp(timestamp, now)?;
     let given = given(signatures, VERSION);
     let content = content(id, timestamp, body);
-    let matches = |key: &VerifyingKey| {
-        let key = UnparsedPublicKey::new(&ED25519, key.0);
-        given.iter().any(|signature| key.verify(&content, signature).is_ok())
-    };
+    let matches = |key: &VerifyingKey| key.matches_any(&content, &given);
     if keys.into_iter().any(matches) { Ok(()) } else { Err(VerifyError::NoMatch) }
 }
 
@@ -167,6 +169,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::signature::tests::vectors;
     use crate::{Secret, TOLERANCE_SECONDS, sign, verify};
 
     const ID: &str = "msg_p5jXN8AQM9LWM0D4loKWxJek";
@@ -247,6 +250,20 @@ mod tests {
         assert_eq!(format!("{:?}", key()), "SigningKey(redacted)");
     }
 
+    /// From the texts of key and header on. What is signed is theirs: no `webhook-id` and no timestamp stands before it.
+    #[test]
+    fn wycheproofs_vectors_of_ed25519_come_out_as_they_must() {
+        let (mut valid, mut invalid) = (0, 0);
+        for (id, is_valid, fields) in vectors(include_str!("../testdata/wycheproof/ed25519.txt")) {
+            let [key, message, signature] = &fields[..] else { panic!("three fields: {id}") };
+            let key: VerifyingKey = format!("whpk_{}", STANDARD.encode(key)).parse().unwrap();
+            let header = format!("v1,AAAA v1a,{} v1a,", STANDARD.encode(signature));
+            assert_eq!(key.matches_any(message, &given(&header, VERSION)), is_valid, "{id}");
+            if is_valid { valid += 1 } else { invalid += 1 }
+        }
+        assert_eq!((valid, invalid), (88, 63));
+    }
+
     proptest! {
         #[test]
         fn any_change_to_id_timestamp_or_body_is_noticed(
@@ -269,6 +286,27 @@ mod tests {
         fn hostile_headers_never_verify_and_never_panic(timestamp in ".{0,20}", signatures in ".{0,80}") {
             let key = key().verifying_key();
             prop_assert!(verify_ed25519([&key], ID, &timestamp, &signatures, BODY, AT).is_err());
+        }
+
+        /// Those that look like signatures, at a right time.
+        #[test]
+        fn made_up_or_changed_v1a_signatures_never_verify_and_never_panic(
+            made_up in proptest::collection::vec(any::<u8>(), 0..99),
+            text in "(v1a?,[A-Za-z0-9+/=, ]{0,90} ?){0,3}",
+            at: prop::sample::Index, character in "[A-Za-z0-9+/=,]|\\PC",
+        ) {
+            let (key, timestamp) = (key(), AT.to_string());
+            let right = sign_ed25519([&key], ID, AT, BODY);
+            let (before, rest) = right.split_at(at.index(right.len()));
+            for header in [
+                format!("v1a,{}", STANDARD.encode(made_up)),
+                text,
+                format!("{before}{character}{}", &rest[1..]),
+                format!("{before}{}", &rest[1..]),
+            ] {
+                let verified = verify_ed25519([&key.verifying_key()], ID, &timestamp, &header, BODY, AT);
+                prop_assert!(header == right || verified == Err(VerifyError::NoMatch), "{header}");
+            }
         }
     }
 }

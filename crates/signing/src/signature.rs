@@ -85,7 +85,7 @@ pub(crate) fn content(id: &str, timestamp: &str, body: &[u8]) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -105,7 +105,7 @@ mod tests {
     }
 
     /// The lines of a file of Wycheproof's, each with its number, whether it is valid, and its bytes.
-    fn vectors(file: &str) -> impl Iterator<Item = (&str, bool, Vec<Vec<u8>>)> {
+    pub(crate) fn vectors(file: &str) -> impl Iterator<Item = (&str, bool, Vec<Vec<u8>>)> {
         let byte = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
         let bytes = move |hex: &str| {
             if hex == "-" { Vec::new() } else { hex.as_bytes().chunks(2).map(byte).collect() }

@@ -135,3 +135,17 @@ async fn the_function_of_the_readme_verifies_a_delivery_with_the_public_key_alon
 fn the_readme_lists_the_dispatchers_settings() {
     check_configuration_table("dispatcher", dispatcher::config::SETTINGS);
 }
+
+#[test]
+fn without_encryption_keys_it_exits_2_and_names_them() {
+    let output = Command::new(env!("CARGO_BIN_EXE_dispatcher"))
+        .env_clear()
+        .env("POSTRIDER_DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
+        .env("POSTRIDER_AMQP_URL", "amqp://127.0.0.1:1/%2f")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let report = String::from_utf8(output.stderr).unwrap();
+    assert!(report.contains("POSTRIDER_ENCRYPTION_KEYS"), "{report}");
+    assert!(!report.contains("POSTRIDER_DATABASE_URL"), "{report}");
+}

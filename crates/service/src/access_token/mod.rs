@@ -3,6 +3,8 @@
 mod crypto;
 mod keys;
 mod verified;
+#[cfg(test)]
+mod wycheproof;
 
 use std::sync::{PoisonError, RwLock};
 
