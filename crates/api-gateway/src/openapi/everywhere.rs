@@ -13,11 +13,13 @@ use utoipa::openapi::{
 use super::operations;
 
 /// Errors that a handler need not say it has: status, description, and whether only requests with a body meet it.
-const ERRORS: [(&str, &str, bool); 6] = [
+const ERRORS: [(&str, &str, bool); 8] = [
     ("408", "`REQUEST_TIMEOUT`: the request body did not arrive in time", true),
     ("413", "`PAYLOAD_TOO_LARGE`", true),
+    ("414", "`URI_TOO_LONG`: path and query", false),
     ("415", "`UNSUPPORTED_MEDIA_TYPE`: the request body is not JSON", true),
     ("429", "`RATE_LIMITED`: see `Retry-After`", false),
+    ("431", "`HEADERS_TOO_LARGE`: all headers together", false),
     ("500", "`INTERNAL_ERROR`: tell us the `X-Request-Id`", false),
     ("503", "`SERVICE_UNAVAILABLE`: something of ours is away, see `Retry-After`", false),
 ];
@@ -94,6 +96,8 @@ fn message(code: &str) -> &'static str {
         "REQUEST_TIMEOUT" => "The request body must arrive within 15 s",
         "PRECONDITION_FAILED" => "It has changed meanwhile; read it again, and change what it is now",
         "PAYLOAD_TOO_LARGE" => "The request body must be at most 272 KiB",
+        "URI_TOO_LONG" => "Path and query must be at most 8 KiB",
+        "HEADERS_TOO_LARGE" => "The headers must be at most 32 KiB together",
         "UNSUPPORTED_MEDIA_TYPE" => "Send the request body as JSON, with Content-Type: application/json",
         _ => "The service is busy; try again shortly",
     }
