@@ -11,6 +11,7 @@ use service::settings::{ConfigError, Setting, Settings};
 use service::telemetry::LogFormat;
 use service::values::{self, Count, Milliseconds, Perhaps, Text};
 use store::{Keyring, Store};
+use tokio::sync::watch;
 use traces::{Endpoint, Ratio, Tracer};
 
 use crate::http::client::{ForwardedHeader, Proxies, TrustedProxies};
@@ -215,13 +216,14 @@ impl ProcessConfig {
         let broker = BrokerConfig::new(&url.0, Topology::new(prefix.0), "postrider gateway")
             .map_err(|error| ConfigError::new(&values::AMQP_URL, error))?
             .only_publishing();
-        let secret_files = secret_files(&settings, &store, &broker);
+        let token_keys = token_keys(&settings)?;
+        let secret_files = secret_files(&settings, &store, &broker, &token_keys);
         let gateway = Config {
             http_address: settings.get(&HTTP_ADDRESS)?,
             store,
             broker,
             publish_timeout: settings.get::<Milliseconds>(&PUBLISH_TIMEOUT_MS)?.0,
-            token_keys: token_keys(&settings)?,
+            token_keys,
             jwt_issuer: settings.get::<Text>(&values::JWT_ISSUER)?.0,
             jwt_audience: settings.get::<Text>(&values::JWT_AUDIENCE)?.0,
             tenant_auto_create: settings.get(&TENANT_AUTO_CREATE)?,
@@ -259,7 +261,7 @@ impl ProcessConfig {
 fn token_keys(settings: &Settings) -> Result<TokenKeyConfig, ConfigError> {
     let file: String = settings.get(&values::JWT_JWKS_FILE)?;
     let keys = TokenKeyConfig {
-        secret: settings.get::<Perhaps<_>>(&values::JWT_SECRET)?.0,
+        secret: watch::Sender::new(settings.get::<Perhaps<_>>(&values::JWT_SECRET)?.0),
         file: (!file.is_empty()).then(|| file.into()),
         url: settings.get::<Perhaps<_>>(&JWT_JWKS_URL)?.0,
     };
@@ -272,7 +274,13 @@ fn token_keys(settings: &Settings) -> Result<TokenKeyConfig, ConfigError> {
     Ok(keys)
 }
 
-fn secret_files(settings: &Settings, store: &Store, broker: &BrokerConfig) -> Vec<SecretFile> {
+fn secret_files(
+    settings: &Settings,
+    store: &Store,
+    broker: &BrokerConfig,
+    token_keys: &TokenKeyConfig,
+) -> Vec<SecretFile> {
+    let token_secret = token_keys.secret.clone();
     let (database, keys, broker) = (store.clone(), store.clone(), broker.clone());
     let said = |problem: Invalid| problem.to_string();
     let files = [
@@ -280,6 +288,11 @@ fn secret_files(settings: &Settings, store: &Store, broker: &BrokerConfig) -> Ve
         settings.secret_file(&values::AMQP_URL, move |url| broker.replace_url(url).map_err(said)),
         settings.secret_file(&ENCRYPTION_KEYS, move |text| {
             keys.replace_keys(text.parse().map_err(said)?);
+            Ok(())
+        }),
+        // Never to nothing: a file that lost its content must not turn every token away.
+        settings.secret_file(&values::JWT_SECRET, move |text| {
+            token_secret.send_replace(Some(text.parse().map_err(said)?));
             Ok(())
         }),
     ];

@@ -35,8 +35,8 @@ const MAX_BYTES: usize = 256 * 1024;
 /// Where the keys of access tokens come from. At least one of them must say.
 #[derive(Debug, Clone, Default)]
 pub struct TokenKeyConfig {
-    /// A shared secret, for HS256.
-    pub secret: Option<JwtSecret>,
+    /// A shared secret, for HS256. What is sent later takes its place.
+    pub secret: watch::Sender<Option<JwtSecret>>,
     /// A file with a JSON Web Key Set.
     pub file: Option<PathBuf>,
     /// Where one is served.
@@ -46,7 +46,7 @@ pub struct TokenKeyConfig {
 impl TokenKeyConfig {
     /// Whether there is nothing to verify a token with.
     pub fn is_empty(&self) -> bool {
-        self.secret.is_none() && self.file.is_none() && self.url.is_none()
+        self.secret.borrow().is_none() && self.file.is_none() && self.url.is_none()
     }
 }
 
@@ -75,6 +75,7 @@ impl FromStr for JwksUrl {
 pub(crate) struct TokenKeys {
     verifier: TokenVerifier,
     sources: Mutex<Sources>,
+    secret: watch::Sender<Option<JwtSecret>>,
     file: Option<PathBuf>,
     url: Option<JwksUrl>,
     client: Client,
@@ -98,10 +99,11 @@ impl TokenKeys {
     /// Reads the file, if there is one; whoever names a file must have it there.
     pub(crate) fn new(config: TokenKeyConfig, issuer: &str, audience: &str) -> anyhow::Result<Self> {
         let client = Client::builder().timeout(URL_TIMEOUT).redirect(Policy::none()).no_proxy().build()?;
-        let configured = config.secret.as_ref().map(KeySet::of_secret).unwrap_or_default();
+        let configured = key_of(config.secret.borrow().as_ref());
         let keys = Self {
             verifier: TokenVerifier::new(configured.clone(), issuer, audience),
             sources: Mutex::new(Sources { configured, ..Sources::default() }),
+            secret: config.secret,
             file: config.file,
             url: config.url,
             client,
@@ -152,10 +154,22 @@ impl TokenKeys {
 
     /// Keeps the keys up to date, until told to stop.
     pub(crate) async fn follow(&self, stop: CancellationToken) {
-        let work = async { tokio::join!(self.follow_file(), self.follow_url()) };
+        let work = async { tokio::join!(self.follow_secret(), self.follow_file(), self.follow_url()) };
         tokio::select! {
             _ = work => {}
             () = stop.cancelled() => {}
+        }
+    }
+
+    async fn follow_secret(&self) {
+        let mut changes = self.secret.subscribe();
+        // What was sent before is not passed over.
+        changes.mark_changed();
+        while changes.changed().await.is_ok() {
+            let configured = key_of(changes.borrow_and_update().as_ref());
+            let mut sources = self.lock();
+            sources.configured = configured;
+            self.verifier.replace_keys(sources.all());
         }
     }
 
@@ -267,6 +281,10 @@ impl Sources {
     fn all(&self) -> KeySet {
         self.configured.clone().and(&self.of_file.1).and(&self.of_url.1)
     }
+}
+
+fn key_of(secret: Option<&JwtSecret>) -> KeySet {
+    secret.map(KeySet::of_secret).unwrap_or_default()
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, String> {

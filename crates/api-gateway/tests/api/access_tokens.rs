@@ -16,6 +16,7 @@ use ring::signature::{
 use ring::{hmac, rsa};
 use serde_json::{Value, json};
 use test_support::{JWT_AUDIENCE, JWT_ISSUER, JWT_SECRET, Receiver, eventually};
+use tokio::sync::watch::Sender;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
@@ -200,7 +201,8 @@ async fn no_key_serves_another_algorithm_than_its_own() {
     let keys = [Key::rsa(), Key::ec(), Key::ed()];
     let jwks: Vec<Value> = keys.iter().map(|key| key.jwk(key.algorithm())).collect();
     let file = KeyFile::new(&key_set(&jwks));
-    let api = start_with(TokenKeyConfig { secret: Some(JWT_SECRET.parse().unwrap()), ..file.config() }).await;
+    let api =
+        start_with(TokenKeyConfig { secret: Sender::new(JWT_SECRET.parse().ok()), ..file.config() }).await;
     for (key, jwk) in keys.iter().zip(&jwks) {
         let name = key.algorithm();
         // Whatever an attacker can see of a public key, taken for the secret of an HMAC.
@@ -409,7 +411,7 @@ async fn a_url_that_was_never_read_is_said_to_be_lacking_and_tokens_are_asked_to
 async fn beside_a_secret_a_url_that_was_never_read_keeps_nobody_out() {
     let issuer = Receiver::start().await;
     issuer.answer_always(500);
-    let keys = TokenKeyConfig { secret: Some(JWT_SECRET.parse().unwrap()), ..at_url(&issuer) };
+    let keys = TokenKeyConfig { secret: Sender::new(JWT_SECRET.parse().ok()), ..at_url(&issuer) };
     let api = start_with(keys).await;
     assert_eq!(status(&api, &api.token).await, 200);
     api.wait_until_ready().await;

@@ -11,6 +11,7 @@ use service::health::Readiness;
 use test_support::{
     JWT_AUDIENCE, JWT_ISSUER, JWT_SECRET, TestBroker, TestDatabase, eventually, local_url_policy,
 };
+use tokio::sync::watch::Sender;
 use traces::Tracer;
 use uuid::Uuid;
 
@@ -196,7 +197,10 @@ fn config(database: &TestDatabase, broker: &TestBroker) -> Config {
         store: database.store_of("gateway"),
         broker: broker.config.clone().only_publishing(),
         publish_timeout: Duration::from_secs(20),
-        token_keys: TokenKeyConfig { secret: Some(JWT_SECRET.parse().unwrap()), ..TokenKeyConfig::default() },
+        token_keys: TokenKeyConfig {
+            secret: Sender::new(JWT_SECRET.parse().ok()),
+            ..TokenKeyConfig::default()
+        },
         jwt_issuer: JWT_ISSUER.to_owned(),
         jwt_audience: JWT_AUDIENCE.to_owned(),
         tenant_auto_create: true,
@@ -226,9 +230,13 @@ pub(crate) async fn send(request: RequestBuilder) -> Answer {
 }
 
 pub(crate) fn token(tenant: TenantId, scopes: &str) -> String {
+    token_of(JWT_SECRET, tenant, scopes)
+}
+
+pub(crate) fn token_of(secret: &str, tenant: TenantId, scopes: &str) -> String {
     let caller = Caller { subject: "tester".to_owned(), tenant_id: tenant, scopes: scopes.parse().unwrap() };
     let now = Utc::now();
-    mint(&JWT_SECRET.parse().unwrap(), JWT_ISSUER, JWT_AUDIENCE, &caller, now, now + TimeDelta::hours(1))
+    mint(&secret.parse().unwrap(), JWT_ISSUER, JWT_AUDIENCE, &caller, now, now + TimeDelta::hours(1))
 }
 
 /// A path of the OpenAPI document, with a value for each of its parameters.

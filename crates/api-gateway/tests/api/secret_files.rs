@@ -13,7 +13,9 @@ use test_support::{
 };
 use uuid::Uuid;
 
-use crate::helpers::{ALL_SCOPES, send, token};
+use crate::helpers::{ALL_SCOPES, send, token, token_of};
+
+const OTHER_JWT_SECRET: &str = "another secret that only tests know, long enough";
 
 /// A gateway process, and the directory of its secrets.
 struct Process {
@@ -21,6 +23,7 @@ struct Process {
     secrets: PathBuf,
     url: String,
     client: Client,
+    tenant: TenantId,
     token: String,
 }
 
@@ -49,9 +52,9 @@ impl Process {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let token = token(TenantId(Uuid::now_v7()), ALL_SCOPES);
-        let process =
-            Self { child, secrets, url: format!("http://127.0.0.1:{port}"), client: Client::new(), token };
+        let tenant = TenantId(Uuid::now_v7());
+        let (url, token) = (format!("http://127.0.0.1:{port}"), token(tenant, ALL_SCOPES));
+        let process = Self { child, secrets, url, client: Client::new(), tenant, token };
         eventually("the gateway", async || process.create("first").await).await;
         process
     }
@@ -68,9 +71,9 @@ impl Process {
         created.then(|| answer["data"]["id"].as_str().unwrap().to_owned())
     }
 
-    async fn secret_of(&self, webhook: &str) -> u16 {
+    async fn secret_of(&self, webhook: &str, token: &str) -> u16 {
         let request = self.client.get(format!("{}/api/webhooks/{webhook}/secret", self.url));
-        send(request.bearer_auth(&self.token)).await.status
+        send(request.bearer_auth(token)).await.status
     }
 
     /// As Kubernetes does it: a new file takes the place of the old one at once.
@@ -90,7 +93,7 @@ impl Drop for Process {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_password_and_a_key_are_rotated_under_a_running_gateway() {
+async fn a_password_and_keys_are_rotated_under_a_running_gateway() {
     let (database, broker) = (TestDatabase::create().await, TestBroker::create());
     let admin = database.client().await;
     let user = format!("rotated_{}", Uuid::now_v7().simple());
@@ -118,8 +121,21 @@ async fn a_password_and_a_key_are_rotated_under_a_running_gateway() {
     })
     .await;
     for webhook in [&old, &new] {
-        assert_eq!(gateway.secret_of(webhook).await, 200, "both keys open what they have closed");
+        assert_eq!(
+            gateway.secret_of(webhook, &gateway.token).await,
+            200,
+            "both keys open what they have closed"
+        );
     }
+
+    gateway.change("jwt-secret", "");
+    gateway.change("jwt-secret", OTHER_JWT_SECRET);
+    let other_token = token_of(OTHER_JWT_SECRET, gateway.tenant, ALL_SCOPES);
+    eventually("the other secret of tokens", async || {
+        (gateway.secret_of(&new, &other_token).await == 200).then_some(())
+    })
+    .await;
+    assert_eq!(gateway.secret_of(&new, &gateway.token).await, 401, "the former secret is not believed");
     drop(gateway);
     admin.batch_execute(&format!("DROP ROLE {user}")).await.unwrap();
 }
