@@ -74,8 +74,15 @@ pub struct AuditReport {
     pub findings: Vec<AuditFinding>,
 }
 
-/// Most first attempts begin so soon after their event was handed over.
-const SOON: TimeDelta = TimeDelta::seconds(2);
+/// How long after their events the attempts are made that are looked at: most begin in the first of these, those of a backlog in
+/// the next. Each look reads all attempts of its time, so one at all of them is the last resort.
+const SOON: [TimeDelta; 5] = [
+    TimeDelta::seconds(2),
+    TimeDelta::seconds(8),
+    TimeDelta::seconds(32),
+    TimeDelta::minutes(2),
+    TimeDelta::minutes(10),
+];
 /// No attempt begins later: the retention of events is at most ten years.
 const ALL_ATTEMPTS: TimeDelta = TimeDelta::days(3_700);
 
@@ -171,8 +178,9 @@ struct Found {
 }
 
 impl Found {
-    fn is_settled(&self) -> bool {
-        self.delivered == Some(true) || self.is_final == Some(true)
+    /// Whether later attempts would say nothing new of what became of it.
+    fn is_accounted_for(&self) -> bool {
+        self.delivered == Some(true) || self.is_final == Some(true) || self.scheduled || self.batch_open
     }
 }
 
@@ -313,18 +321,25 @@ impl Store {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// Looks at attempts made soon after the events at first, and only for what is not settled by them at all later ones.
+    /// Looks at attempts made soon after the events at first, and at later ones only for what those do not account for.
     async fn audit_deliveries(&self, expected: &[Expected]) -> Result<Vec<Found>, StoreError> {
         let Some(latest) = expected.iter().map(|expected| expected.accepted_at).max() else {
             return Ok(Vec::new());
         };
         let all: Vec<&Expected> = expected.iter().collect();
-        let mut found = self.audit_attempts(&all, latest + SOON).await?;
-        let open: Vec<usize> = (0..found.len()).filter(|place| !found[*place].is_settled()).collect();
-        let unsettled: Vec<&Expected> = open.iter().map(|place| all[*place]).collect();
-        let later = self.audit_attempts(&unsettled, latest + ALL_ATTEMPTS).await?;
-        for (place, later) in open.into_iter().zip(later) {
-            found[place] = later;
+        let mut found = self.audit_attempts(&all, latest + SOON[0]).await?;
+        for after in SOON[1..].iter().chain([&ALL_ATTEMPTS]) {
+            let open: Vec<usize> =
+                (0..found.len()).filter(|place| !found[*place].is_accounted_for()).collect();
+            if open.is_empty() {
+                break;
+            }
+            let unaccounted: Vec<&Expected> = open.iter().map(|place| all[*place]).collect();
+            // From the beginning again: only one statement sees one moment.
+            let later = self.audit_attempts(&unaccounted, latest + *after).await?;
+            for (place, later) in open.into_iter().zip(later) {
+                found[place] = later;
+            }
         }
         Ok(found)
     }
