@@ -5,15 +5,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use signing::Secret;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::arrivals::{Arrival, percentiles, without_repeats};
 use crate::broker::Broker;
 use crate::database::{Database, Volume};
+use crate::floor::{self, Direct};
 use crate::http;
-use crate::load::{Published, Publisher, SIGNATURE_BYTES, Sequence, Signer, closed};
+use crate::load::{Published, Publisher, Sequence};
 use crate::output::progress;
 use crate::payload::{EVENT_TYPE, Template, data_field};
 use crate::product::{Places, Product, Receiver, prepare};
@@ -21,8 +21,6 @@ use crate::receiver::address_of;
 use crate::report::Measured;
 use crate::usage::{ByProcess, Usage, difference};
 
-/// Connections of the bare loop that everything is compared with.
-const FLOOR_CONNECTIONS: usize = 64;
 /// How long nothing may arrive before the rest counts as missing.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long the product may take to come to rest.
@@ -166,7 +164,7 @@ impl Bench {
         let headers = format!("authorization: Bearer {}\r\n", tenant.token);
         let body = format!("{{\"type\":\"{EVENT_TYPE}\",{}}}", data_field());
         let request = Template::new(http::request("POST", address, "/api/events", &headers, &body))?;
-        Ok(Publisher { address, request, success: 202, signer: None })
+        Ok(Publisher { address, request, success: 202 })
     }
 
     /// Publishes as this tenant, so many events in each request.
@@ -176,30 +174,21 @@ impl Bench {
         let event = format!("{{\"type\":\"{EVENT_TYPE}\",{}}}", data_field());
         let body = format!("{{\"events\":[{}]}}", vec![event; events].join(","));
         let request = Template::new(http::request("POST", address, "/api/events/batch", &headers, &body))?;
-        Ok(Publisher { address, request, success: 202, signer: None })
+        Ok(Publisher { address, request, success: 202 })
     }
 
     /// The floor: signed requests of the same size straight to the receiver. Says how many a second.
     pub(crate) async fn floor(&mut self, duration: Duration) -> anyhow::Result<(f64, Measured)> {
-        let publisher = self.direct_publisher()?;
-        let publishing = closed(vec![publisher; FLOOR_CONNECTIONS], Arc::clone(&self.sequence), duration);
+        let hook = self.next_hook();
+        let body = format!("{{\"id\":\"bench\",\"type\":\"{EVENT_TYPE}\",{}}}", data_field());
+        let direct = Direct {
+            address: address_of(hook, self.receiver.port),
+            path: format!("/at-once/{hook}"),
+            body: Template::new(body.into_bytes())?,
+        };
+        let publishing = floor::requests(direct, Arc::clone(&self.sequence), duration);
         let (measured, _) = self.measure("floor", 1, publishing).await?;
         Ok((measured.events_per_second, measured))
-    }
-
-    fn direct_publisher(&mut self) -> anyhow::Result<Publisher> {
-        let hook = self.next_hook();
-        let address = address_of(hook, self.receiver.port);
-        let marker = "~".repeat(SIGNATURE_BYTES);
-        let headers =
-            format!("webhook-id: bench\r\nwebhook-timestamp: 0000000000\r\nwebhook-signature: {marker}\r\n");
-        let body = format!("{{\"id\":\"bench\",\"type\":\"{EVENT_TYPE}\",{}}}", data_field());
-        let request = http::request("POST", address, &format!("/at-once/{hook}"), &headers, &body);
-        let text = str::from_utf8(&request)?;
-        let signature_at = text.find(&marker).context("no place for a signature")?;
-        let signer =
-            Signer { secret: Secret::generate(), signature_at, body_from: request.len() - body.len() };
-        Ok(Publisher { address, request: Template::new(request)?, success: 204, signer: Some(signer) })
     }
 
     /// Publishes, waits until each event has arrived `copies` times, and takes the account of all that happened meanwhile.

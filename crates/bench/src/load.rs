@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use signing::Secret;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 
@@ -25,20 +24,7 @@ pub(crate) struct Publisher {
     pub(crate) request: Template,
     /// The status that means success, of all its events.
     pub(crate) success: u16,
-    /// Signs each request, as a sender of webhooks does.
-    pub(crate) signer: Option<Signer>,
 }
-
-/// Puts a signature where `mark` is in a request.
-#[derive(Debug, Clone)]
-pub(crate) struct Signer {
-    pub(crate) secret: Secret,
-    pub(crate) signature_at: usize,
-    pub(crate) body_from: usize,
-}
-
-/// Length of a `webhook-signature` with one signature, in bytes.
-pub(crate) const SIGNATURE_BYTES: usize = 47;
 
 /// What was published.
 #[derive(Debug, Default)]
@@ -59,7 +45,7 @@ pub(crate) struct Accepted {
 }
 
 impl Published {
-    fn count(&mut self, status: u16, success: u16, sequence: u32) {
+    pub(crate) fn count(&mut self, status: u16, success: u16, sequence: u32) {
         if status == success {
             self.accepted.push(Accepted { sequence, at: now_micros() });
         } else {
@@ -171,9 +157,6 @@ impl Publisher {
         published: &mut Published,
     ) -> anyhow::Result<()> {
         self.request.stamp(at, sequence);
-        if let Some(signer) = &self.signer {
-            self.request.sign(signer, at);
-        }
         let status = connection.status_of(self.request.bytes()).await.context("publishing")?;
         for number in sequence..sequence + events_of(&self.request) {
             published.count(status, self.success, number);
@@ -186,15 +169,10 @@ fn events_of(request: &Template) -> u32 {
     u32::try_from(request.events()).unwrap_or(u32::MAX)
 }
 
-impl Template {
-    fn sign(&mut self, signer: &Signer, at: u64) {
-        let seconds = i64::try_from(at / 1_000_000).unwrap_or(i64::MAX);
-        let signature = signing::sign([&signer.secret], "bench", seconds, &self.bytes()[signer.body_from..]);
-        self.overwrite(signer.signature_at, signature.as_bytes());
-    }
-}
-
-async fn collect(mut tasks: JoinSet<anyhow::Result<Published>>, began: u64) -> anyhow::Result<Published> {
+pub(crate) async fn collect(
+    mut tasks: JoinSet<anyhow::Result<Published>>,
+    began: u64,
+) -> anyhow::Result<Published> {
     let mut all = Published { began, ..Published::default() };
     while let Some(published) = tasks.join_next().await {
         all.add(published??);

@@ -75,11 +75,6 @@ impl Template {
         &self.bytes
     }
 
-    /// Puts other bytes in a place.
-    pub(crate) fn overwrite(&mut self, at: usize, bytes: &[u8]) {
-        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
-    }
-
     /// Gives every event this time, and numbers them from `sequence` on.
     pub(crate) fn stamp(&mut self, sent_at: u64, sequence: u32) -> &[u8] {
         for (stamp, number) in self.stamps.iter().zip(u64::from(sequence)..) {
