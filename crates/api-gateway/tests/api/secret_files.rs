@@ -48,6 +48,8 @@ impl Process {
             .env("POSTRIDER_JWT_AUDIENCE", JWT_AUDIENCE)
             .env("POSTRIDER_HTTP_ADDRESS", format!("127.0.0.1:{port}"))
             .env("POSTRIDER_HEALTH_ADDRESS", "127.0.0.1:0")
+            // Tokens are tried until they are believed.
+            .env("POSTRIDER_UNAUTHENTICATED_RATE", "0")
             .env("POSTRIDER_LOG", "warn")
             .stdout(Stdio::null())
             .spawn()
