@@ -189,7 +189,10 @@ pub(crate) fn table(cells: &[Vec<String>]) -> String {
 
 /// Cells as a table in Markdown.
 pub(crate) fn markdown(cells: &[Vec<String>]) -> String {
-    let line = |row: &Vec<String>| format!("| {} |", row.join(" | ").replace(" | load", " / load"));
+    let line = |row: &Vec<String>| {
+        let cells: Vec<String> = row.iter().map(|cell| cell.replace('|', "/")).collect();
+        format!("| {} |", cells.join(" | "))
+    };
     let mut lines: Vec<String> = cells.iter().map(line).collect();
     if let Some(heads) = cells.first() {
         lines.insert(1, format!("|{}", "---|".repeat(heads.len())));
@@ -233,6 +236,12 @@ pub(crate) fn rounded(value: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bar_in_a_cell_makes_no_column() {
+        let cells = [vec!["a | b".to_owned(), "c".to_owned()], vec!["1 | 2".to_owned(), "3".to_owned()]];
+        assert_eq!(markdown(&cells), "| a / b | c |\n|---|---|\n| 1 / 2 | 3 |");
+    }
 
     #[test]
     fn numbers_are_short() {
