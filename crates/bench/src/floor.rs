@@ -15,7 +15,7 @@ use hyper_util::rt::TokioExecutor;
 use signing::Secret;
 use tokio::task::JoinSet;
 
-use crate::load::{Published, Sequence, collect};
+use crate::load::{Published, Sequence, collect, micros};
 use crate::payload::{Template, now_micros};
 
 /// Requests at a time.
@@ -44,7 +44,7 @@ pub(crate) async fn requests(
     let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(REQUESTS).build(connector);
     let secret = Arc::new(Secret::generate());
     let began = now_micros();
-    let until = began + u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    let until = began + micros(duration);
     let mut tasks = JoinSet::new();
     for _ in 0..REQUESTS {
         tasks.spawn(send_until(
