@@ -13,6 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep, tim
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::acknowledgement::{Acknowledgement, Acknowledgements};
 use crate::topology::short;
 use crate::wire::{Decoded, decode_message, published_at};
 use crate::{BrokerConfig, Intake, Rejection};
@@ -25,6 +26,8 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const DECLARE_INTERVAL: Duration = Duration::from_secs(20);
 /// How long that may take.
 const DECLARE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most messages that are acknowledged at one time.
+const MAX_ACKS: usize = 256;
 /// How long the broker may take to stop sending.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -150,6 +153,7 @@ impl ConsumeTask {
         self.ready.send_replace(true);
         // Acknowledgements of an earlier connection would name the wrong messages, so each has a channel of its own.
         let (acks, mut to_ack) = mpsc::unbounded_channel();
+        let (mut acknowledgements, mut tags) = (Acknowledgements::default(), Vec::with_capacity(MAX_ACKS));
         let mut check = interval(CHECK_INTERVAL);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut declare = interval_at(Instant::now() + DECLARE_INTERVAL, DECLARE_INTERVAL);
@@ -158,13 +162,11 @@ impl ConsumeTask {
         loop {
             tokio::select! {
                 biased;
-                Some(tag) = to_ack.recv() => acknowledge(channel, tag).await?,
-                () = self.done.cancelled() => {
-                    while let Ok(tag) = to_ack.try_recv() {
-                        acknowledge(channel, tag).await?;
-                    }
-                    return Ok(());
+                1.. = to_ack.recv_many(&mut tags, MAX_ACKS) => {
+                    acknowledge(channel, &acknowledgements.of(&tags)).await?;
+                    tags.clear();
                 }
+                () = self.done.cancelled() => return Ok(()),
                 () = self.stop.cancelled(), if !stopping => {
                     stopping = true;
                     let cancel = channel.basic_cancel(CONSUMER_TAG.into(), BasicCancelOptions::default());
@@ -206,8 +208,11 @@ impl ConsumeTask {
     }
 }
 
-async fn acknowledge(channel: &Channel, tag: u64) -> Result<(), String> {
-    channel.basic_ack(tag, BasicAckOptions::default()).await.map_err(text)
+async fn acknowledge(channel: &Channel, acknowledgements: &[Acknowledgement]) -> Result<(), String> {
+    for Acknowledgement { tag, multiple } in acknowledgements {
+        channel.basic_ack(*tag, BasicAckOptions { multiple: *multiple }).await.map_err(text)?;
+    }
+    Ok(())
 }
 
 fn text(error: lapin::Error) -> String {

@@ -3,6 +3,7 @@
 //! Lost connections are found and replaced here, for ever, with jittered backoff; lapin's own recovery stays off.
 //! Publishing and consuming use separate connections, because a broker short of memory blocks those that publish.
 
+mod acknowledgement;
 mod connection;
 mod consumer;
 mod dead_letter;
