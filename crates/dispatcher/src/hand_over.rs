@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 use crate::delivery::{Accepted, Delivery, Origin};
 use crate::engine::Engine;
 use crate::feeding::Feeding;
+use crate::gathering::Gathering;
 use crate::metrics::{HandedOver, Metrics};
 use crate::recorder::{Note, OpenBatches, State};
 use crate::routing::Routing;
@@ -72,14 +73,15 @@ impl Verdict {
 impl HandOver {
     /// Works until told to stop. Messages that are not taken over by then go back to the broker.
     pub(crate) async fn run(mut self) {
-        while let Some(messages) = self.next_messages().await {
+        let mut gathering = Gathering::default();
+        while let Some(messages) = self.next_messages(&mut gathering).await {
             self.take_over(messages).await;
         }
         self.feeding.finish().await;
     }
 
-    /// Waits for room and for a message, then takes what else is there at this moment.
-    async fn next_messages(&mut self) -> Option<Vec<Message>> {
+    /// Waits for room and for a message, then takes what else is there at this moment, or a little later if that is much.
+    async fn next_messages(&mut self, gathering: &mut Gathering) -> Option<Vec<Message>> {
         while !self.engine.has_room() {
             tokio::select! {
                 () = self.engine.room.notified() => {}
@@ -91,16 +93,22 @@ impl HandOver {
             message = self.consumer.receive() => message?,
             () = self.stop.cancelled() => return None,
         };
-        let mut events = first.events.len();
-        let mut bytes = body_bytes(&first);
+        let (mut events, mut bytes) = (first.events.len(), body_bytes(&first));
         let mut messages = vec![first];
-        while events < MAX_EVENTS && bytes < MAX_BYTES {
+        self.take_waiting(&mut messages, &mut events, &mut bytes);
+        gathering.wait(events, MAX_EVENTS).await;
+        self.take_waiting(&mut messages, &mut events, &mut bytes);
+        gathering.gathered(events);
+        Some(messages)
+    }
+
+    fn take_waiting(&mut self, messages: &mut Vec<Message>, events: &mut usize, bytes: &mut usize) {
+        while *events < MAX_EVENTS && *bytes < MAX_BYTES {
             let Some(message) = self.consumer.try_receive() else { break };
-            events += message.events.len();
-            bytes += body_bytes(&message);
+            *events += message.events.len();
+            *bytes += body_bytes(&message);
             messages.push(message);
         }
-        Some(messages)
     }
 
     async fn take_over(&self, mut messages: Vec<Message>) {

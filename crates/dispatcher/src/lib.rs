@@ -10,6 +10,7 @@ mod engine;
 mod exchanges;
 mod feeding;
 mod gates;
+mod gathering;
 mod hand_over;
 mod lanes;
 mod metrics;

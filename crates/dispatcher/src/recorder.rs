@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::exchanges::ExchangePlace;
+use crate::gathering::Gathering;
 use crate::metrics::Metrics;
 
 /// Most results in one transaction.
@@ -127,7 +128,15 @@ impl Recorder {
     /// something to write: what is in memory stays bounded.
     pub(crate) async fn run(mut self) {
         let mut notes = Vec::with_capacity(MAX_RESULTS);
+        let mut gathering = Gathering::default();
         while self.notes.recv_many(&mut notes, MAX_RESULTS).await > 0 {
+            gathering.wait(notes.len(), MAX_RESULTS).await;
+            while notes.len() < MAX_RESULTS
+                && let Ok(note) = self.notes.try_recv()
+            {
+                notes.push(note);
+            }
+            gathering.gathered(notes.len());
             while !notes.is_empty() {
                 let count = fitting(&notes);
                 let collected = self.collect(notes.drain(..count));
