@@ -26,12 +26,11 @@ need_rust() {
 # What building needs besides Rust: a linker, and a compiler for the few C and assembly files of ring.
 build_need() { need "has_command cc" "a C compiler" gcc libc6-dev; }
 
-# build release|dev [ARGUMENT…]: sets BINARIES, the directory of the programs. Builds those that are shipped, unless
+# build dev|release|dist [ARGUMENT…]: sets BINARIES, the directory of the programs. Builds those that are shipped, unless
 # further arguments for cargo say otherwise.
 build() {
     local profile=$1 target
-    local arguments=(build --bins "${@:2}")
-    [ "$profile" != release ] || arguments+=(--release)
+    local arguments=(build --profile "$profile" --bins "${@:2}")
     cd "$ROOT" || return
     if [ -t 2 ]; then
         cargo "${arguments[@]}" || die "cargo build failed; its messages are above"
@@ -40,7 +39,7 @@ build() {
     fi
     # Not always ROOT/target: cargo's configuration may place it elsewhere.
     target=$(cargo metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
-    BINARIES=$target/$([ "$profile" = release ] && echo release || echo debug)
+    BINARIES=$target/${profile/dev/debug}
 }
 
 build_watched() {
