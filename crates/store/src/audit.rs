@@ -2,6 +2,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use domain::{EventData, EventId, TenantId, Webhook, WebhookId};
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
@@ -9,8 +10,10 @@ use crate::deliveries::DeliveryKey;
 use crate::events::{StoredEvent, read_event};
 use crate::{BatchId, Store, StoreError};
 
-/// Events looked at by one query.
-const EVENTS_PER_STEP: i64 = 10_000;
+/// Events whose attempts are looked at together.
+const EVENTS_PER_STEP: usize = 10_000;
+/// Events read by one statement: few enough that others hardly wait behind it.
+const EVENTS_PER_STATEMENT: i64 = 1_000;
 /// Bodies read by one query: some 32 MiB at most.
 pub(crate) const BODIES_PER_STEP: usize = 128;
 /// Most findings that a report names; more are only counted.
@@ -86,13 +89,21 @@ const SOON: [TimeDelta; 5] = [
 /// No attempt begins later: the retention of events is at most ten years.
 const ALL_ATTEMPTS: TimeDelta = TimeDelta::days(3_700);
 
+// The time is looked at after the limit: the batches may begin long before it, and all of those read in one statement would
+// keep a core busy. The last event read is given in any case, to go on from.
 const AUDIT_EVENTS: &str = "-- audit_events
-SELECT batch_id, position, tenant_id, id, type, session_id, ordering_key, occurred_at, accepted_at, day,
-    deliver_at, NULL::text[] AS tags, erased_at, ''::bytea AS body, NULL::bytea AS trace
-FROM events
-WHERE day BETWEEN $1 AND $2 AND accepted_at >= $3 AND accepted_at < $4
-    AND batch_id >= $5 AND batch_id < $9 AND (batch_id, tenant_id, id) > ($5, $6, $7)
-ORDER BY batch_id, tenant_id, id LIMIT $8";
+SELECT * FROM (
+    SELECT batch_id, position, tenant_id, id, type, session_id, ordering_key, occurred_at, accepted_at, day, deliver_at,
+        NULL::text[] AS tags, erased_at, ''::bytea AS body, NULL::bytea AS trace,
+        accepted_at >= $3 AND accepted_at < $4 AS is_in_range,
+        lead(true) OVER (ORDER BY batch_id, tenant_id, id) IS NULL AS is_last
+    FROM (
+        SELECT * FROM events
+        WHERE day BETWEEN $1 AND $2 AND batch_id >= $5 AND batch_id < $9 AND (batch_id, tenant_id, id) > ($5, $6, $7)
+        ORDER BY batch_id, tenant_id, id LIMIT $8
+    ) page
+) e WHERE is_in_range OR is_last
+ORDER BY batch_id, tenant_id, id";
 
 const BATCHES_OF_DAYS: &str = "-- batches_of_days
 SELECT (SELECT batch_id FROM events WHERE day BETWEEN $1 AND $2 ORDER BY batch_id LIMIT 1),
@@ -192,9 +203,10 @@ impl Store {
         let [first, end] = self.batches_between(from, to).await?;
         let mut after: (BatchId, Uuid, String) = (first, Uuid::nil(), String::new());
         loop {
-            let step = self.audit_events(from, to, &after, end).await?;
-            let Some((batch, last)) = step.last() else { return Ok(report) };
-            after = (*batch, last.event.tenant_id.0, last.event.id.to_string());
+            let step = self.audit_step(from, to, &mut after, end).await?;
+            if step.is_empty() {
+                return Ok(report);
+            }
             report.events += step.len() as u64;
             let expected = self.expected_deliveries(&step).await?;
             let found = self.audit_deliveries(&expected).await?;
@@ -251,36 +263,50 @@ impl Store {
         Ok(bounds.map(|(_, batch)| batch))
     }
 
+    /// The events after `after`, which it moves to the last of them; none when there are no more.
+    async fn audit_step(
+        &self,
+        from: DateTime<Utc>,
+        to: DateTime<Utc>,
+        after: &mut (BatchId, Uuid, String),
+        end: BatchId,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        let mut step = Vec::new();
+        while step.len() < EVENTS_PER_STEP {
+            let rows = self.audit_events(from, to, after, end).await?;
+            let Some(last) = rows.last() else { break };
+            *after = (last.get("batch_id"), last.get("tenant_id"), last.get("id"));
+            for row in rows.iter().filter(|row| row.get("is_in_range")) {
+                step.push(read_event(row)?);
+            }
+        }
+        Ok(step)
+    }
+
     async fn audit_events(
         &self,
         from: DateTime<Utc>,
         to: DateTime<Utc>,
         after: &(BatchId, Uuid, String),
         end: BatchId,
-    ) -> Result<Vec<(BatchId, StoredEvent)>, StoreError> {
+    ) -> Result<Vec<Row>, StoreError> {
         let client = self.connection().await?;
         let statement = client.prepare_cached(AUDIT_EVENTS).await?;
         let (first_day, last_day) = (from.date_naive(), to.date_naive());
-        let rows = client
-            .query(
-                &statement,
-                &[&first_day, &last_day, &from, &to, &after.0, &after.1, &after.2, &EVENTS_PER_STEP, &end],
-            )
-            .await?;
-        rows.iter().map(|row| Ok((row.get("batch_id"), read_event(row)?))).collect()
+        let (batch, tenant, id) = after;
+        let parameters: [&(dyn ToSql + Sync); 9] =
+            [&first_day, &last_day, &from, &to, batch, tenant, id, &EVENTS_PER_STATEMENT, &end];
+        Ok(client.query(&statement, &parameters).await?)
     }
 
-    async fn expected_deliveries(
-        &self,
-        step: &[(BatchId, StoredEvent)],
-    ) -> Result<Vec<Expected>, StoreError> {
-        let mut tenants: Vec<TenantId> = step.iter().map(|(_, stored)| stored.event.tenant_id).collect();
+    async fn expected_deliveries(&self, step: &[StoredEvent]) -> Result<Vec<Expected>, StoreError> {
+        let mut tenants: Vec<TenantId> = step.iter().map(|stored| stored.event.tenant_id).collect();
         tenants.sort_unstable();
         tenants.dedup();
         let webhooks: HashMap<TenantId, Vec<Webhook>> = self.webhooks_of_tenants(&tenants).await?;
         let mut expected = Vec::new();
         let mut filtered = Vec::new();
-        for (_, stored) in step.iter().filter(|(_, stored)| stored.erased_at.is_none()) {
+        for stored in step.iter().filter(|stored| stored.erased_at.is_none()) {
             for webhook in webhooks.get(&stored.event.tenant_id).into_iter().flatten() {
                 if webhook.created_at > stored.accepted_at - CLOCK_SLACK {
                     continue; // newer than the event

@@ -111,8 +111,8 @@ LEFT JOIN (claimed c JOIN events e ON e.tenant_id = c.tenant_id AND e.id = c.eve
 ORDER BY e.accepted_at"
 );
 
-/// Due rows that one claim looks at.
-const CLAIM_LOOKS_AT: i64 = 1_000;
+/// Due rows that one claim looks at: few enough that others hardly wait behind it.
+const CLAIM_LOOKS_AT: i64 = 256;
 
 const CLAIM_WAITING: &str = concat!(
     "-- claim_waiting
