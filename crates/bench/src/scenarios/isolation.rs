@@ -79,7 +79,7 @@ struct Phase {
 
 pub(crate) async fn run(bench: &mut Bench, results: &mut Results) -> anyhow::Result<()> {
     let rounds = match bench.scale {
-        Scale::Small => 2,
+        Scale::Small => 1,
         Scale::Full => 3,
     };
     let good = bench.tenant(1, Answer::AtOnce).await?;
