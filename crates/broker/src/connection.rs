@@ -19,6 +19,9 @@ use crate::topology::Depth;
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// A peer that vanished without a word is noticed after two of these, in seconds. The URL can say otherwise.
 const HEARTBEAT_SECONDS: u16 = 10;
+/// Bytes of a frame at most. lapin keeps room for 32 of them each way for every connection: 1 MiB instead of the 8 MiB that
+/// the broker's own maximum comes to. The URL can say otherwise.
+const FRAME_MAX: u32 = 16 * 1024;
 
 /// Where the broker is, and what is declared there.
 #[derive(Clone)]
@@ -148,6 +151,7 @@ impl FromStr for Server {
         let mut uri = AMQPUri::from_str(url)
             .map_err(|error| Invalid::new(format!("the AMQP URL cannot be read: {error}")))?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+        uri.query.frame_max.get_or_insert(FRAME_MAX);
         let query = url.split_once('?').map_or("", |(_, query)| query);
         let word = |name: &'static str| {
             let path = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
