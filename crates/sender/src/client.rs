@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 use rustls_platform_verifier::BuilderVerifierExt as _;
 
+use crate::connection::Connector;
 use crate::resolver::GuardedResolver;
 
 /// How long an unused connection to a receiver is kept.
@@ -23,7 +24,7 @@ const MAX_IDLE_PER_HOST: usize = 256;
 
 /// Makes requests. It follows no redirects, knows no proxies, cookies, compression or HTTP/2: what a webhook sender must not
 /// do is not there.
-pub(crate) type Client = legacy::Client<HttpsConnector<HttpConnector<GuardedResolver>>, Full<Bytes>>;
+pub(crate) type Client = legacy::Client<Connector, Full<Bytes>>;
 
 /// Fails where the platform's certificates cannot be read.
 pub(crate) fn build(resolver: GuardedResolver) -> Result<Client, rustls::Error> {
@@ -41,5 +42,5 @@ pub(crate) fn build(resolver: GuardedResolver) -> Result<Client, rustls::Error> 
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
-        .build(https))
+        .build(Connector(https)))
 }

@@ -5,6 +5,7 @@ mod attempt;
 mod capture;
 mod certificate;
 mod client;
+mod connection;
 mod dry_run;
 mod name_servers;
 mod occasionally;
