@@ -80,7 +80,7 @@ struct Phase {
 pub(crate) async fn run(bench: &mut Bench, results: &mut Results) -> anyhow::Result<()> {
     let rounds = match bench.scale {
         Scale::Small => 1,
-        Scale::Full => 3,
+        Scale::Full => 2,
     };
     let good = bench.tenant(1, Answer::AtOnce).await?;
     let mut phases = Vec::new();

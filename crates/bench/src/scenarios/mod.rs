@@ -2,6 +2,7 @@
 
 mod backlog;
 mod history;
+mod in_flight;
 mod isolation;
 mod open;
 mod retries;
@@ -37,6 +38,8 @@ pub(crate) enum Scenario {
     Isolation,
     /// 1,000,000 events that wait in the queue when the dispatcher starts
     Backlog,
+    /// 10,000 requests under way to receivers that never answer: memory
+    InFlight,
     /// 10,000 tenants with 100,000 webhooks
     Tenants,
     /// 1,000,000 unfinished deliveries, of which 1 % fall due
@@ -66,6 +69,7 @@ pub(crate) async fn run(scenario: Scenario, bench: &mut Bench, results: &mut Res
         Scenario::Open => open::run(bench, results).await,
         Scenario::Isolation => isolation::run(bench, results).await,
         Scenario::Backlog => backlog::run(bench, results).await,
+        Scenario::InFlight => in_flight::run(bench, results).await,
         Scenario::Tenants => tenants::run(bench, results).await,
         Scenario::Retries => retries::run(bench, results).await,
         Scenario::History => history::run(bench, results).await,
