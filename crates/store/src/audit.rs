@@ -112,9 +112,9 @@ SELECT (SELECT batch_id FROM events WHERE day BETWEEN $1 AND $2 ORDER BY batch_i
 const TIME_OF_BATCH: &str = "-- time_of_batch
 SELECT batch_id, accepted_at FROM events WHERE day BETWEEN $1 AND $2 AND batch_id >= $3 ORDER BY batch_id LIMIT 1";
 
-/// Batches are numbered in the order of their times, give or take this: dispatchers' clocks differ a little, and a hand-over
-/// takes a while.
-const BATCH_SLACK: TimeDelta = TimeDelta::minutes(2);
+/// Batches are numbered in the order of their times, give or take this: dispatchers' clocks differ by 5 s at most, and a
+/// hand-over waits 5 s for a connection and 20 s for its statement. Each audit reads the events of twice this besides its own.
+const BATCH_SLACK: TimeDelta = TimeDelta::seconds(30);
 
 // Only of events whose webhook has a filter: bodies are large.
 pub(crate) const EVENT_BODIES: &str = "-- event_bodies
