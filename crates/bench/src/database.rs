@@ -166,13 +166,11 @@ impl Database {
         Ok(())
     }
 
-    /// Makes Postgres log how long each statement of new connections takes, or not any more. Needs a superuser.
+    /// Makes Postgres log how long each statement takes, or not any more. Needs a superuser.
     pub(crate) async fn log_durations(&self, on: bool) -> anyhow::Result<()> {
         let value = if on { "0" } else { "-1" };
-        Ok(self
-            .0
-            .batch_execute(&format!("ALTER ROLE postrider SET log_min_duration_statement = {value}"))
-            .await?)
+        self.0.batch_execute(&format!("ALTER SYSTEM SET log_min_duration_statement = {value}")).await?;
+        Ok(self.0.batch_execute("SELECT pg_reload_conf()").await?)
     }
 
     /// Ends all that is unfinished of a tenant. Says how many deliveries that were.

@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use tokio::time::sleep;
 
 use crate::arrivals::{Arrival, median};
@@ -95,21 +95,18 @@ async fn phase(bench: &mut Bench, good: &Tenant, name: &str) -> anyhow::Result<M
 }
 
 /// How long each claim of due deliveries took Postgres, in milliseconds, by its own log.
-async fn claim_durations(bench: &mut Bench) -> anyhow::Result<Vec<f64>> {
+async fn claim_durations(bench: &Bench) -> anyhow::Result<Vec<f64>> {
     let superuser = Database::connect(&variable("POSTRIDER_TEST_DATABASE_URL")?).await?;
     let log = bench.product.places.directory.join("log/postgres.log");
     let before = fs::metadata(&log).with_context(|| format!("there is no {}", log.display()))?.len();
     superuser.log_durations(true).await?;
-    // The setting holds for new connections.
-    bench.set_dispatchers(0).await?;
-    bench.set_dispatchers(1).await?;
     sleep(LOG_TIME).await;
     superuser.log_durations(false).await?;
-    bench.set_dispatchers(0).await?;
-    bench.set_dispatchers(1).await?;
     let text = fs::read(&log)?;
     let new = String::from_utf8_lossy(text.get(usize::try_from(before)?..).unwrap_or_default()).into_owned();
-    Ok(new.lines().filter_map(duration_of_claim).collect())
+    let claims: Vec<f64> = new.lines().filter_map(duration_of_claim).collect();
+    ensure!(!claims.is_empty(), "{} tells of no claim", log.display());
+    Ok(claims)
 }
 
 /// Reads a line like `… LOG:  duration: 0.529 ms  execute s5: -- claim_due`.
