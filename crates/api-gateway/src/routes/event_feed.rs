@@ -42,7 +42,7 @@ pub(crate) struct FeedQuery {
     to: Option<String>,
 }
 
-/// Events in the order of their acceptance.
+/// Events in the order in which they were taken over from the queue.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Feed {
@@ -57,10 +57,10 @@ pub(crate) struct Feed {
 
 /// List events
 ///
-/// For receivers who were away: every event of the tenant, in the order of acceptance, for as long as events are kept. Go on
-/// with `nextCursor` until `hasMore` is false, and keep it for the next time. No event is passed by: what is still being taken
-/// over, and everything after it, is shown once it is there, as a rule within milliseconds. Events appear when a dispatcher
-/// has taken them over, whether or not a webhook wanted them. Scope `webhooks:read`.
+/// For receivers who were away: every event of the tenant, in the order in which dispatchers took them over, for as long as
+/// they are kept. Go on with `nextCursor` until `hasMore` is false, and keep it for the next time. No event is passed by: what
+/// is still being taken over, and everything after it, is shown once it is there, as a rule within milliseconds. Events appear
+/// when a dispatcher has taken them over, whether or not a webhook wanted them. Scope `webhooks:read`.
 #[utoipa::path(
     get,
     path = "/api/events",
