@@ -112,9 +112,11 @@ SELECT (SELECT batch_id FROM events WHERE day BETWEEN $1 AND $2 ORDER BY batch_i
 const TIME_OF_BATCH: &str = "-- time_of_batch
 SELECT batch_id, accepted_at FROM events WHERE day BETWEEN $1 AND $2 AND batch_id >= $3 ORDER BY batch_id LIMIT 1";
 
-/// Batches are numbered in the order of their times, give or take this: dispatchers' clocks differ by 5 s at most, and a
-/// hand-over waits 5 s for a connection and 20 s for its statement. Each audit reads the events of twice this besides its own.
-const BATCH_SLACK: TimeDelta = TimeDelta::seconds(30);
+/// Batches are numbered in the order of their times, give or take this.
+pub(crate) const BATCH_SLACK: TimeDelta = TimeDelta::minutes(2);
+/// The same for audits, which are made all the time, and read the events of twice this besides their own: dispatchers' clocks
+/// differ by 5 s, and a hand-over waits 5 s for a connection and 20 s for its statement.
+const AUDIT_SLACK: TimeDelta = TimeDelta::seconds(30);
 
 // Only of events whose webhook has a filter: bodies are large.
 pub(crate) const EVENT_BODIES: &str = "-- event_bodies
@@ -200,7 +202,7 @@ impl Store {
     /// must be delivered, finally failed, scheduled, or under way.
     pub async fn audit(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<AuditReport, StoreError> {
         let mut report = AuditReport::default();
-        let [first, end] = self.batches_between(from, to).await?;
+        let [first, end] = self.batches_between(from, to, AUDIT_SLACK).await?;
         let mut after: (BatchId, Uuid, String) = (first, Uuid::nil(), String::new());
         loop {
             let step = self.audit_step(from, to, &mut after, end).await?;
@@ -237,6 +239,7 @@ impl Store {
         &self,
         from: DateTime<Utc>,
         to: DateTime<Utc>,
+        slack: TimeDelta,
     ) -> Result<[BatchId; 2], StoreError> {
         let (first_day, last_day) = (from.date_naive(), to.date_naive());
         let client = self.connection().await?;
@@ -248,7 +251,7 @@ impl Store {
             return Ok([0, 0]);
         };
         let statement = client.prepare_cached(TIME_OF_BATCH).await?;
-        let mut bounds = [from - BATCH_SLACK, to + BATCH_SLACK].map(|at| (at, oldest));
+        let mut bounds = [from - slack, to + slack].map(|at| (at, oldest));
         for (at, low) in &mut bounds {
             let mut high = newest + 1;
             while *low < high {

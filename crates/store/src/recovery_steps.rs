@@ -6,7 +6,7 @@ use domain::{EventData, EventType, Webhook};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use crate::audit::{BODIES_PER_STEP, EVENT_BODIES};
+use crate::audit::{BATCH_SLACK, BODIES_PER_STEP, EVENT_BODIES};
 use crate::event_deliveries::by_event;
 use crate::events::{StoredEvent, read_event};
 use crate::recoveries::Position;
@@ -161,7 +161,7 @@ impl Store {
         }
         drop(client);
         let step = usize::try_from(plan.rate).unwrap_or(MAX_STEP).min(MAX_STEP);
-        let batches = self.batches_between(plan.from, plan.to).await?;
+        let batches = self.batches_between(plan.from, plan.to, BATCH_SLACK).await?;
         let found = self.find(plan, &webhook, batches, &recovery.position, step).await?;
         self.schedule(recovery, &webhook, &found, holder, now).await
     }

@@ -167,7 +167,7 @@ async fn a_backlog_of_one_webhook_is_out_of_the_way_of_another_after_three_claim
     let (busy, other) = (WebhookId::generate(), WebhookId::generate());
     let client = database.client().await;
     let day = now.date_naive();
-    client.execute(insert, &[&now, &day, &tenant.0, &busy.0, &"busy-", &2500_i64]).await.unwrap();
+    client.execute(insert, &[&now, &day, &tenant.0, &busy.0, &"busy-", &640_i64]).await.unwrap();
     let later = now + TimeDelta::seconds(1);
     client.execute(insert, &[&later, &day, &tenant.0, &other.0, &"other-", &1_i64]).await.unwrap();
     for claim in 1..=3 {
@@ -178,7 +178,7 @@ async fn a_backlog_of_one_webhook_is_out_of_the_way_of_another_after_three_claim
         assert_eq!(claimed.len() - of_busy, usize::from(claim == 3));
     }
     let waiting = "SELECT count(*) FROM deliveries WHERE due_at IS NULL";
-    assert_eq!(database.count(waiting).await, 2500 - 3 * 16, "for its gate");
+    assert_eq!(database.count(waiting).await, 640 - 3 * 16, "for its gate");
 }
 
 #[tokio::test(flavor = "multi_thread")]
