@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long the product may take to come to rest.
 const REST_TIMEOUT: Duration = Duration::from_secs(180);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// After the deadline of an attempt nothing hangs any more.
+const UNTIL_NOTHING_HANGS: Duration = Duration::from_secs(16);
 
 /// How large the large scenarios are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -272,6 +274,29 @@ impl Bench {
             }
             sleep(POLL_INTERVAL * 5).await;
         }
+    }
+
+    /// Takes tenants out of the way of what comes next. `answer` is how their receivers answer.
+    pub(crate) async fn put_away(&mut self, tenants: &[Tenant], answer: Answer) -> anyhow::Result<()> {
+        for tenant in tenants {
+            for webhook in &tenant.webhooks {
+                self.product.delete_webhook(&tenant.token, *webhook).await?;
+            }
+        }
+        self.forget_deliveries(tenants).await?;
+        if answer == Answer::Never {
+            sleep(UNTIL_NOTHING_HANGS).await;
+        }
+        // What was under way in the meantime may have left something again.
+        self.forget_deliveries(tenants).await?;
+        self.rest().await
+    }
+
+    async fn forget_deliveries(&self, tenants: &[Tenant]) -> anyhow::Result<()> {
+        for tenant in tenants {
+            self.database.forget_deliveries(tenant.id).await?;
+        }
+        Ok(())
     }
 
     async fn read(&self) -> anyhow::Result<Reading> {

@@ -20,9 +20,7 @@ const WEBHOOKS: usize = 10;
 const PAUSE: Duration = Duration::from_millis(200);
 /// Less than the deadline of an attempt, so that whatever has arrived is still under way.
 const LIMIT: Duration = Duration::from_secs(13);
-/// After the deadline of an attempt nothing hangs any more.
-const UNTIL_NOTHING_HANGS: Duration = Duration::from_secs(16);
-/// What a dispatcher may need, in MB.
+/// What a dispatcher may need, in MiB.
 const MEMORY_LIMIT: f64 = 200.0;
 
 pub(crate) async fn run(bench: &mut Bench, results: &mut Results) -> anyhow::Result<()> {
@@ -73,14 +71,5 @@ pub(crate) async fn run(bench: &mut Bench, results: &mut Results) -> anyhow::Res
         short(megabytes),
         if kept { "kept" } else { "NOT kept" }
     ));
-    for tenant in &tenants {
-        for webhook in &tenant.webhooks {
-            bench.product.delete_webhook(&tenant.token, *webhook).await?;
-        }
-    }
-    sleep(UNTIL_NOTHING_HANGS).await;
-    for tenant in &tenants {
-        bench.database.forget_deliveries(tenant.id).await?;
-    }
-    bench.rest().await
+    bench.put_away(&tenants, Answer::Never).await
 }

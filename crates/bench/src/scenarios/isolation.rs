@@ -10,11 +10,9 @@
 
 use std::collections::HashMap;
 use std::iter;
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
-
-use serde_json::json;
-use tokio::time::sleep;
 
 use crate::arrivals::{Arrival, Percentiles, median, over_time, percentiles, without_repeats};
 use crate::bench::{Answer, Bench, Scale, Tenant};
@@ -25,6 +23,7 @@ use crate::plot::{Chart, Line};
 use crate::report::{Measured, rounded, short, thousands};
 use crate::results::Results;
 use crate::usage::{ByProcess, difference};
+use serde_json::json;
 
 const GOOD_RATE: u32 = 300;
 const GOOD_CONNECTIONS: usize = 64;
@@ -32,8 +31,6 @@ const GOOD_CONNECTIONS: usize = 64;
 const WARM_UP: Duration = Duration::from_secs(2);
 /// Longer than the deadline of an attempt, so that hanging requests end within it.
 const PHASE: Duration = Duration::from_secs(20);
-/// After the deadline of an attempt nothing hangs any more.
-const UNTIL_NOTHING_HANGS: Duration = Duration::from_secs(16);
 const BAD_PUBLISHERS: usize = 8;
 const BAD_WEBHOOKS: usize = 10;
 /// What the plan `trial` allows as it is shipped.
@@ -126,7 +123,8 @@ async fn phase(bench: &mut Bench, good: &Tenant, beside: Beside) -> anyhow::Resu
     let cpu = difference(&bench.usage.cpu_milliseconds(), &before);
     let peak = bench.usage.peak_megabytes();
     if let Some(bad) = bad {
-        put_away(bench, beside, &bad).await?;
+        let answer = if beside == Beside::Hanging { Answer::Never } else { Answer::AtOnce };
+        bench.put_away(slice::from_ref(&bad), answer).await?;
     }
     let (good_arrivals, bad_arrivals): (Vec<Arrival>, Vec<Arrival>) = arrivals.into_iter().partition(is_good);
     let phase = account(beside, &published, &good_arrivals, cpu, peak)?;
@@ -177,20 +175,6 @@ fn publish_badly(
         publishers = vec![bench.publisher(bad)?; BAD_PUBLISHERS];
     }
     Ok(closed(publishers, Arc::clone(&bench.sequence), PHASE))
-}
-
-/// Takes the other tenant out of the way of the next phase.
-async fn put_away(bench: &mut Bench, beside: Beside, bad: &Tenant) -> anyhow::Result<()> {
-    for webhook in &bad.webhooks {
-        bench.product.delete_webhook(&bad.token, *webhook).await?;
-    }
-    bench.database.forget_deliveries(bad.id).await?;
-    if beside == Beside::Hanging {
-        sleep(UNTIL_NOTHING_HANGS).await;
-    }
-    // What was under way in the meantime may have left something again.
-    bench.database.forget_deliveries(bad.id).await?;
-    bench.rest().await
 }
 
 fn account(
