@@ -7,6 +7,8 @@ GRANT SELECT ON schema_migrations, sessions, events TO postrider_gateway;
 GRANT SELECT, INSERT, UPDATE, DELETE ON webhooks, api_keys TO postrider_gateway;
 GRANT SELECT, INSERT, UPDATE ON webhook_health, idempotency_keys, recoveries TO postrider_gateway;
 GRANT SELECT, INSERT, DELETE ON deliveries TO postrider_gateway;
+-- Not to change it, but since no row can be locked without: those that a dispatcher is writing are passed over.
+GRANT UPDATE (is_resend) ON deliveries TO postrider_gateway;
 GRANT SELECT, DELETE ON event_tags TO postrider_gateway;
 GRANT UPDATE (body, session_id, ordering_key, tags, trace, erased_at) ON events TO postrider_gateway;
 GRANT DELETE ON attempt_exchanges TO postrider_gateway;

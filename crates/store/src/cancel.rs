@@ -1,8 +1,11 @@
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use domain::{EventId, TenantId, WebhookId};
 use serde_json::{Value, json};
+use tokio_postgres::types::ToSql;
+use tracing::warn;
 
 use crate::audit_log::Changes;
+use crate::tenancy::Confined;
 use crate::{Store, StoreError};
 
 /// What became of a delivery that was to be cancelled.
@@ -32,6 +35,57 @@ WITH cancelled AS (
 SELECT EXISTS (SELECT FROM cancelled),
     EXISTS (SELECT FROM deliveries WHERE tenant_id = $1 AND webhook_id = $2 AND event_id = $3)
         OR EXISTS (SELECT FROM events e JOIN open_batches b ON b.id = e.batch_id WHERE e.tenant_id = $1 AND e.id = $3)";
+
+// A part of what waits for a webhook that is deleted or off. Rows that somebody else holds at the moment are passed over:
+// waiting for them could go round in a circle, and who holds them sees that the webhook is gone, now or when they are due.
+//
+// The types are looked up one by one: of a join the planner can think that it had best read all events of the tenant.
+const CANCEL_DELIVERIES: &str = "-- cancel_deliveries
+WITH chosen AS MATERIALIZED (
+    SELECT ctid, event_id, event_day FROM deliveries
+    WHERE tenant_id = $1 AND webhook_id = $2 AND (event_id, event_day) > ($4, $5)
+    ORDER BY event_id, event_day LIMIT $6 FOR UPDATE SKIP LOCKED
+), cancelled AS (
+    DELETE FROM deliveries WHERE ctid = ANY (ARRAY(SELECT ctid FROM chosen))
+    RETURNING event_id, event_day, attempts
+), noted AS (
+    INSERT INTO delivery_attempts
+        (started_at, duration_ms, attempt, event_day, tenant_id, webhook_id, event_id, event_type, error)
+    SELECT $3, 0, c.attempts, c.event_day, $1, $2, c.event_id, c.type, 'cancelled'
+    FROM (
+        SELECT c.*, (SELECT e.type FROM events e WHERE e.tenant_id = $1 AND e.id = c.event_id AND e.day = c.event_day) AS type
+        FROM cancelled c
+    ) c
+    WHERE c.type IS NOT NULL
+    ON CONFLICT DO NOTHING
+)
+SELECT event_id, event_day FROM chosen ORDER BY event_id DESC, event_day DESC LIMIT 1";
+
+/// Deliveries cancelled by one statement, which is one transaction.
+const CANCELLED_AT_ONCE: i64 = 1000;
+
+/// Ends what waits for a webhook that is deleted or off since a moment ago, and says so in the history. If this is cut short,
+/// the dispatchers end the rest as they take it on.
+pub(crate) async fn cancel_all(client: &Confined, tenant: TenantId, webhook: WebhookId, now: DateTime<Utc>) {
+    if let Err(error) = try_to_cancel_all(client, tenant, webhook, now).await {
+        warn!(%webhook, %error, "not all that waits for a webhook is cancelled yet: dispatchers will end the rest");
+    }
+}
+
+async fn try_to_cancel_all(
+    client: &Confined,
+    tenant: TenantId,
+    webhook: WebhookId,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let mut after = (String::new(), NaiveDate::default());
+    loop {
+        let parameters: [&(dyn ToSql + Sync); 6] =
+            [&tenant.0, &webhook.0, &now, &after.0, &after.1, &CANCELLED_AT_ONCE];
+        let Some(last) = client.query_opt(CANCEL_DELIVERIES, &parameters).await? else { return Ok(()) };
+        after = (last.get(0), last.get(1));
+    }
+}
 
 impl Store {
     /// Ends an unfinished delivery, unless a dispatcher is at it.

@@ -135,8 +135,10 @@ ORDER BY p.id"
 
 const UNFINISHED_DELIVERIES: &str = concat!(
     "-- unfinished_deliveries
-SELECT d.webhook_id, d.event_id, d.event_day, coalesce(e.type, '') AS event_type, d.accepted_at, d.attempts, d.due_at,
-    d.state = 'under_way' AS is_held, true AS is_unfinished, w.paused_at IS NOT NULL AS is_paused, false AS is_open,
+SELECT d.webhook_id, d.event_id, d.event_day,
+    coalesce((SELECT e.type FROM events e WHERE e.tenant_id = $1 AND e.id = d.event_id AND e.day = d.event_day), '')
+        AS event_type,
+    d.accepted_at, d.attempts, d.due_at, d.state = 'under_way' AS is_held, true AS is_unfinished, w.paused_at IS NOT NULL AS is_paused, false AS is_open,
     l.started_at, l.attempt, l.status_code, l.error, l.next_attempt_at
 FROM (
     SELECT * FROM (
@@ -148,7 +150,6 @@ FROM (
     WHERE $6::text IS NULL OR state = $6 LIMIT $7
 ) d
 LEFT JOIN webhooks w ON w.id = d.webhook_id
-LEFT JOIN events e ON e.tenant_id = $1 AND e.id = d.event_id AND e.day = d.event_day
 LEFT JOIN LATERAL (
     SELECT a.started_at, a.attempt, a.status_code, a.error, a.next_attempt_at FROM delivery_attempts a
     WHERE a.tenant_id = $1 AND a.event_id = d.event_id AND a.webhook_id = d.webhook_id AND a.event_day = d.event_day AND ",

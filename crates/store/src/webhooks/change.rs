@@ -7,6 +7,7 @@ use domain::{
 
 use super::row::{Columns, SealedParts, webhook_columns};
 use super::{BUMP_VERSION, CreateError, WebhookNews, log, tell};
+use crate::cancel::cancel_all;
 use crate::{Store, StoreError};
 
 /// What a tenant changes of a webhook; `None` leaves a field as it is.
@@ -82,21 +83,6 @@ RETURNING ",
     webhook_columns!()
 );
 
-/// Cancelling many deliveries can meet dispatchers that are writing down what became of them, in another order.
-const MAX_TRIES: u32 = 5;
-
-// What waits for a webhook that is deleted or off ends here, and the history says so.
-const CANCEL_DELIVERIES: &str = "-- cancel_deliveries
-WITH cancelled AS (
-    DELETE FROM deliveries WHERE tenant_id = $1 AND webhook_id = $2
-    RETURNING tenant_id, webhook_id, event_id, event_day, attempts
-)
-INSERT INTO delivery_attempts
-    (started_at, duration_ms, attempt, event_day, tenant_id, webhook_id, event_id, event_type, error)
-SELECT $3, 0, c.attempts, c.event_day, c.tenant_id, c.webhook_id, c.event_id, e.type, 'cancelled'
-FROM cancelled c JOIN events e ON e.tenant_id = c.tenant_id AND e.id = c.event_id AND e.day = c.event_day
-ON CONFLICT DO NOTHING";
-
 impl WebhookChange {
     fn apply(&self, before: &Webhook) -> Result<Webhook, CreateError> {
         let invalid = |field| move |problem| CreateError::Invalid { field, problem };
@@ -150,22 +136,6 @@ impl Store {
         change: &WebhookChange,
         now: DateTime<Utc>,
     ) -> Result<Option<Webhook>, CreateError> {
-        let mut tries = 1;
-        loop {
-            match self.try_to_change(tenant, id, change, now).await {
-                Err(CreateError::Store(StoreError::Contended(_))) if tries < MAX_TRIES => tries += 1,
-                changed => return changed,
-            }
-        }
-    }
-
-    async fn try_to_change(
-        &self,
-        tenant: TenantId,
-        id: WebhookId,
-        change: &WebhookChange,
-        now: DateTime<Utc>,
-    ) -> Result<Option<Webhook>, CreateError> {
         let mut client = self.of_tenant(tenant).await?;
         let transaction = client.transaction().await?;
         let statement = transaction.prepare_cached(GET_WEBHOOK_FOR_UPDATE).await?;
@@ -192,14 +162,15 @@ impl Store {
         let statement = transaction.prepare_cached(UPDATE_WEBHOOK).await?;
         let row = transaction.query_one(&statement, &Columns::new(&after, sealed).parameters()).await?;
         transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
-        if !after.is_active {
-            cancel_deliveries(&transaction, tenant, id, now).await?;
-        } else if !before.is_active {
+        if after.is_active && !before.is_active {
             transaction.execute(&transaction.prepare_cached(RESET_HEALTH).await?, &[&id.0, &now]).await?;
         }
         tell(&transaction, &WebhookNews::of_change(&before, &after), &after, now).await?;
         self.log(&transaction, "webhook.updated", id, log::changed(&before, &after, change)).await?;
         transaction.commit().await?;
+        if !after.is_active {
+            cancel_all(&client, tenant, id, now).await;
+        }
         Ok(Some(self.read_webhook(&row)?))
     }
 
@@ -217,31 +188,17 @@ impl Store {
         let disabled = transaction.query_opt(&statement, &[&tenant.0, &id.0, &reason.code(), &now]).await?;
         if let Some(row) = &disabled {
             transaction.execute(&transaction.prepare_cached(BUMP_VERSION).await?, &[&tenant.0]).await?;
-            cancel_deliveries(&transaction, tenant, id, now).await?;
             tell(&transaction, &[WebhookNews::Disabled], &self.read_webhook(row)?, now).await?;
         }
         transaction.commit().await?;
+        if disabled.is_some() {
+            cancel_all(&client, tenant, id, now).await;
+        }
         Ok(disabled.is_some())
     }
 
     /// Deletes a webhook and cancels what waits for it. Says whether the tenant had it.
     pub async fn delete_webhook(
-        &self,
-        tenant: TenantId,
-        id: WebhookId,
-        expected: &Expected,
-        now: DateTime<Utc>,
-    ) -> Result<bool, CreateError> {
-        let mut tries = 1;
-        loop {
-            match self.try_to_delete(tenant, id, expected, now).await {
-                Err(CreateError::Store(StoreError::Contended(_))) if tries < MAX_TRIES => tries += 1,
-                deleted => return deleted,
-            }
-        }
-    }
-
-    async fn try_to_delete(
         &self,
         tenant: TenantId,
         id: WebhookId,
@@ -259,8 +216,6 @@ impl Store {
                 return Err(CreateError::Stale);
             }
         }
-        // First, because who holds some of these rows may want to see that the webhook is there.
-        cancel_deliveries(&transaction, tenant, id, now).await?;
         let statement = transaction.prepare_cached(DELETE_WEBHOOK).await?;
         let deleted = transaction.query_opt(&statement, &[&tenant.0, &id.0]).await?;
         if let Some(row) = &deleted {
@@ -270,17 +225,9 @@ impl Store {
             self.log(&transaction, "webhook.deleted", id, log::deleted(&webhook)).await?;
         }
         transaction.commit().await?;
+        if deleted.is_some() {
+            cancel_all(&client, tenant, id, now).await;
+        }
         Ok(deleted.is_some())
     }
-}
-
-async fn cancel_deliveries(
-    transaction: &deadpool_postgres::Transaction<'_>,
-    tenant: TenantId,
-    id: WebhookId,
-    now: DateTime<Utc>,
-) -> Result<(), StoreError> {
-    let statement = transaction.prepare_cached(CANCEL_DELIVERIES).await?;
-    transaction.execute(&statement, &[&tenant.0, &id.0, &now]).await?;
-    Ok(())
 }

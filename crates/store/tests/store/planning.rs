@@ -1,9 +1,9 @@
 //! The tables of unfinished work are read by index, however large they are and whatever the planner believes of them.
 
 use chrono::{TimeDelta, Utc};
-use domain::{GateSettings, TenantId, WebhookId};
+use domain::{Expected, GateSettings, TenantId, WebhookId};
 use postrider_store::{
-    AttemptOutcome, AttemptRecord, Batch, DeliveryKey, DeliveryState, Interval, Parked, Store,
+    AttemptOutcome, AttemptRecord, Batch, DeliveryKey, DeliveryState, Interval, Parked, Store, Unfinished,
 };
 use test_support::{TestDatabase, eventually};
 use tokio_postgres::Client;
@@ -178,4 +178,54 @@ async fn statistics_and_what_became_of_an_event_read_what_they_show_and_not_all_
     wait_for_the_end_of(&database, "-- event_deliveries").await;
     let read = rows_read(&database, "delivery_attempts").await;
     assert!((60..500).contains(&read), "{read} rows were read of {BACKLOG}");
+}
+
+/// Events of a hundred tenants, which the planner knows of, and then as many of one tenant.
+async fn plant_events(client: &Client, tenant: TenantId) {
+    let plant = "INSERT INTO events (batch_id, occurred_at, accepted_at, day, tenant_id, id, type, body)
+        SELECT 0, now(), now(), CURRENT_DATE, CASE WHEN $1 THEN md5((n % 100)::text)::uuid ELSE $2::uuid END, 'waiting-' || n,
+            'message.sent', '{}'
+        FROM generate_series(1, $3::bigint) n";
+    client.batch_execute("ALTER TABLE deliveries SET (autovacuum_enabled = off)").await.unwrap();
+    client.execute(plant, &[&true, &tenant.0, &BACKLOG]).await.unwrap();
+    client.batch_execute("ANALYZE events").await.unwrap();
+    client.execute(plant, &[&false, &tenant.0, &BACKLOG]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_webhooks_deliveries_are_cancelled_without_reading_all_events_and_without_waiting() {
+    const WAITING: i64 = 2_500;
+    let database = TestDatabase::create().await;
+    let mut client = database.client().await;
+    let store = Store::new(&database.url_of("gateway"), 1).unwrap();
+    let tenant = new_tenant(&database.store).await;
+    let webhook =
+        webhook_at(&database.store, tenant, "https://example.com/1", GateSettings::default()).await.id;
+    plant_events(&client, tenant).await;
+    let waiting =
+        "INSERT INTO deliveries (accepted_at, due_at, event_day, attempts, tenant_id, webhook_id, event_id)
+        SELECT now(), NULL, CURRENT_DATE, 1, $1, $2, 'waiting-' || n FROM generate_series(1, $3::bigint) n";
+    client.execute(waiting, &[&tenant.0, &webhook.0, &WAITING]).await.unwrap();
+
+    let now = Utc::now();
+    let page = store.unfinished_deliveries(tenant, webhook, Unfinished::Any, 10, None, now).await.unwrap();
+    assert_eq!(page.0.len(), 10);
+    // A dispatcher writes down what became of one of them, and takes its time.
+    let dispatcher = client.transaction().await.unwrap();
+    dispatcher.execute("SELECT FROM deliveries WHERE event_id = 'waiting-7' FOR UPDATE", &[]).await.unwrap();
+    assert!(store.delete_webhook(tenant, webhook, &Expected::Any, now).await.unwrap());
+    dispatcher.commit().await.unwrap();
+    drop(store);
+    assert_eq!(database.count("SELECT count(*) FROM deliveries").await, 1);
+    let cancelled =
+        "SELECT count(*) FROM delivery_attempts WHERE error = 'cancelled' AND event_type = 'message.sent'";
+    assert_eq!(database.count(cancelled).await, WAITING - 1);
+    wait_for_the_end_of(&database, "-- cancel_deliveries").await;
+    drop(client);
+    let read = eventually("the count of what was read", async || {
+        let read = rows_read(&database, "events").await;
+        (read >= WAITING).then_some(read)
+    })
+    .await;
+    assert!(read < WAITING * 3, "{read} events were read for {WAITING} deliveries");
 }
