@@ -137,6 +137,23 @@ async fn an_audit_reads_the_batches_of_its_range_and_no_others() {
     assert!((60..1_000).contains(&read), "{read} rows were read for 60 of {BACKLOG} events");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_goes_on_past_pages_without_an_event_of_its_range() {
+    let database = TestDatabase::create().await;
+    let client = database.client().await;
+    let tenant = new_tenant(&database.store).await;
+    // Far more than a page, shortly before the range, and a few in it.
+    let plant = "INSERT INTO events (batch_id, occurred_at, accepted_at, day, tenant_id, id, type, body)
+        SELECT $5, $4, $4, $3, $1, $5 || '-event-' || n, 'message.sent', '{}' FROM generate_series(1, $2::bigint) n";
+    let from = Utc::now() - TimeDelta::seconds(60);
+    for (batch, seconds, count) in [(1_i64, -10, 3_500_i64), (2, 10, 3)] {
+        let at = from + TimeDelta::seconds(seconds);
+        client.execute(plant, &[&tenant.0, &count, &from.date_naive(), &at, &batch]).await.unwrap();
+    }
+    let report = database.store.audit(from, from + TimeDelta::seconds(20)).await.unwrap();
+    assert_eq!(report.events, 3);
+}
+
 /// Rows read by index or as a whole, of all partitions of a table.
 async fn rows_read(database: &TestDatabase, table: &str) -> i64 {
     let asked = format!(
