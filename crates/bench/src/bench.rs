@@ -276,6 +276,11 @@ impl Bench {
         }
     }
 
+    /// Has Postgres write all that waits to be written.
+    pub(crate) async fn checkpoint(&self) -> anyhow::Result<()> {
+        Database::connect(&variable("POSTRIDER_TEST_DATABASE_URL")?).await?.checkpoint().await
+    }
+
     /// Takes tenants out of the way of what comes next. `answer` is how their receivers answer.
     pub(crate) async fn put_away(&mut self, tenants: &[Tenant], answer: Answer) -> anyhow::Result<()> {
         for tenant in tenants {

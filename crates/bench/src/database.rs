@@ -173,6 +173,11 @@ impl Database {
         Ok(self.0.batch_execute("SELECT pg_reload_conf()").await?)
     }
 
+    /// For a superuser's connection.
+    pub(crate) async fn checkpoint(&self) -> anyhow::Result<()> {
+        Ok(self.0.batch_execute("CHECKPOINT").await?)
+    }
+
     /// Ends all that is unfinished of a tenant. Says how many deliveries that were.
     pub(crate) async fn forget_deliveries(&self, tenant: Uuid) -> anyhow::Result<u64> {
         Ok(self.0.execute("DELETE FROM deliveries WHERE tenant_id = $1", &[&tenant]).await?)
