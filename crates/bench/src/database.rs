@@ -25,12 +25,15 @@ const VOLUME: &str = "SELECT pg_database_size(current_database()),
 
 const UNFINISHED: &str = "SELECT (SELECT count(*) FROM open_batches) + (SELECT count(*) FROM deliveries)";
 
-// The stamp of such an event is all zeros but for its number.
-const INSERT_EVENTS: &str = "INSERT INTO events (batch_id, occurred_at, accepted_at, day, tenant_id, id, type, body)
-SELECT 0, now(), now(), (now() AT TIME ZONE 'UTC')::date, $1, $2::text || n, $3::text, convert_to(
-    '{\"id\":\"' || $2::text || n || '\",\"type\":\"' || $3::text || '\",\"timestamp\":\"2026-01-01T00:00:00.000Z\",\"data\":{\"at\":\"'
-    || repeat('0', 16) || '\",\"seq\":\"' || lpad(n::text, 10, '0') || '\",\"pad\":\"' || repeat('x', $4::integer) || '\"}}', 'UTF8')
-FROM generate_series($5::bigint, $6::bigint) AS n";
+// The stamp of such an event is all zeros but for its number. They are in batches of 500, as hand-overs make them.
+const INSERT_EVENTS: &str = "WITH batches AS MATERIALIZED (
+    SELECT n, nextval('open_batches_id_seq') AS id FROM generate_series(0, ($6::bigint - $5::bigint) / 500) AS n
+)
+INSERT INTO events (batch_id, occurred_at, accepted_at, day, tenant_id, id, type, body)
+SELECT batches.id, now(), now(), (now() AT TIME ZONE 'UTC')::date, $1, $2::text || g.n, $3::text, convert_to(
+    '{\"id\":\"' || $2::text || g.n || '\",\"type\":\"' || $3::text || '\",\"timestamp\":\"2026-01-01T00:00:00.000Z\",\"data\":{\"at\":\"'
+    || repeat('0', 16) || '\",\"seq\":\"' || lpad(g.n::text, 10, '0') || '\",\"pad\":\"' || repeat('x', $4::integer) || '\"}}', 'UTF8')
+FROM generate_series($5::bigint, $6::bigint) AS g (n) JOIN batches ON batches.n = (g.n - $5) / 500";
 
 const INSERT_DELIVERIES: &str = "INSERT INTO deliveries (accepted_at, due_at, event_day, attempts, tenant_id, webhook_id, event_id)
 SELECT now(), now() + make_interval(secs => $5::double precision + $7::double precision * (n - $4) / ($6 - $4 + 1)),
