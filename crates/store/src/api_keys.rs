@@ -204,9 +204,10 @@ impl Store {
         &self,
         tenant: TenantId,
         before: Option<ApiKeyId>,
-        limit: i64,
+        limit: usize,
     ) -> Result<Vec<ApiKeyRow>, StoreError> {
         let before = before.map_or(Uuid::max(), |id| id.0);
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = self.of_tenant(tenant).await?.query(LIST, &[&tenant.0, &before, &limit]).await?;
         rows.iter().map(read).collect()
     }

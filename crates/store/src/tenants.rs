@@ -83,9 +83,10 @@ impl Store {
         &self,
         after: Option<TenantId>,
         day: NaiveDate,
-        limit: i64,
+        limit: usize,
     ) -> Result<Vec<Tenant>, StoreError> {
         let after = after.map_or(Uuid::nil(), |tenant| tenant.0);
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = self.over_tenants().await?.query(LIST_TENANTS, &[&after, &day, &limit]).await?;
         rows.iter().map(read_tenant).collect()
     }

@@ -14,12 +14,9 @@ use crate::auth::Authenticated;
 use crate::body::{FieldErrors, JsonBody, Query};
 use crate::envelope::{Failure, Page, Success, page, success};
 use crate::error::{ApiError, Code};
+use crate::routes::paging::PageSize;
 use crate::state::State;
 
-/// Keys in one answer, unless it is asked for more or fewer.
-const DEFAULT_PAGE: i64 = 100;
-/// Most keys in one answer.
-const MAX_PAGE: i64 = 1_000;
 /// Most scopes that a request can name.
 const MAX_SCOPES: usize = 32;
 /// Most requests a minute that a key's own limit can allow.
@@ -101,8 +98,8 @@ pub(crate) struct ApiKeyQuery {
     /// From where the page before ended: its `nextCursor`.
     cursor: Option<String>,
     /// Most keys in the answer: 1 to 1,000; 100 when absent.
-    #[param(minimum = 1, maximum = 1_000)]
-    limit: Option<i64>,
+    #[param(value_type = Option<usize>, minimum = 1, maximum = 1_000)]
+    limit: Option<String>,
 }
 
 /// List API keys
@@ -130,10 +127,10 @@ pub(crate) async fn list(
     let tenant = caller.may(Scope::KeysManage)?;
     let mut errors = FieldErrors::default();
     let before = errors.keep("cursor", query.cursor.map(|cursor| parse_cursor(&cursor)).transpose());
-    let limit = errors.keep("limit", check_limit(query.limit.unwrap_or(DEFAULT_PAGE)));
+    let limit = errors.keep("limit", PageSize::OF_INVENTORY.parse(query.limit.as_deref()));
     let (Some(before), Some(limit)) = (before, limit) else { return Err(errors.into_error()) };
     let keys = state.store.api_keys(tenant, before, limit).await?;
-    let is_full = i64::try_from(keys.len()).is_ok_and(|count| count == limit);
+    let is_full = keys.len() == limit;
     let next = keys.last().filter(|_| is_full).map(|key| key.id.to_string());
     Ok(page(keys.into_iter().map(ApiKeyView::from).collect(), next))
 }
@@ -259,11 +256,6 @@ fn parse_end(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, Invalid> {
 
 fn parse_cursor(text: &str) -> Result<ApiKeyId, Invalid> {
     text.parse().map_err(|_| Invalid::new("cursor must be the nextCursor of an answer before"))
-}
-
-fn check_limit(limit: i64) -> Result<i64, Invalid> {
-    let is_allowed = (1..=MAX_PAGE).contains(&limit);
-    is_allowed.then_some(limit).ok_or_else(|| Invalid::new(format!("limit must be from 1 to {MAX_PAGE}")))
 }
 
 impl From<ApiKeyRow> for ApiKeyView {

@@ -1,7 +1,6 @@
 use actix_web::{HttpResponse, web};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use chrono::{DateTime, Utc};
 use domain::{Invalid, Scope};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -13,11 +12,10 @@ use crate::body::{FieldErrors, Query};
 use crate::cursor;
 use crate::envelope::{Failure, Page, page};
 use crate::error::ApiError;
+use crate::routes::paging::{parse_limit, parse_time};
 use crate::routes::webhooks::timestamp;
 use crate::state::State;
 
-const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 100;
 /// Longest filter, in bytes: longer than anything that is written down.
 const MAX_FILTER_BYTES: usize = 512;
 
@@ -143,24 +141,11 @@ pub(crate) async fn list(
     Ok(page(entries, found.next.map(encode)))
 }
 
-fn parse_limit(text: Option<&str>) -> Result<usize, Invalid> {
-    let Some(text) = text else { return Ok(DEFAULT_LIMIT) };
-    match text.parse() {
-        Ok(limit @ 1..=MAX_LIMIT) => Ok(limit),
-        _ => Err(Invalid::new(format!("limit must be a whole number from 1 to {MAX_LIMIT}"))),
-    }
-}
-
 fn check_text(name: &str, text: String) -> Result<String, Invalid> {
     if (1..=MAX_FILTER_BYTES).contains(&text.len()) && !text.contains('\0') {
         return Ok(text);
     }
     Err(Invalid::new(format!("{name} must be 1 to {MAX_FILTER_BYTES} bytes long, without NUL")))
-}
-
-fn parse_time(field: &str, text: &str) -> Result<DateTime<Utc>, Invalid> {
-    domain::parse_occurred_at(text)
-        .map_err(|_| Invalid::new(format!("{field} must be an RFC 3339 time, like 2026-05-30T10:00:00Z")))
 }
 
 fn encode(place: AuditLogCursor) -> String {

@@ -3,17 +3,29 @@
 use chrono::{DateTime, Utc};
 use domain::{Invalid, parse_occurred_at};
 
-/// Entries in one answer, unless asked otherwise.
-const DEFAULT_LIMIT: usize = 50;
-/// Most entries in one answer.
-const MAX_LIMIT: usize = 100;
+/// How many entries one answer has.
+pub(crate) struct PageSize {
+    /// Unless asked otherwise.
+    pub(crate) usual: usize,
+    pub(crate) most: usize,
+}
 
-pub(crate) fn parse_limit(text: Option<&str>) -> Result<usize, Invalid> {
-    let Some(text) = text else { return Ok(DEFAULT_LIMIT) };
-    match text.parse() {
-        Ok(limit @ 1..=MAX_LIMIT) => Ok(limit),
-        _ => Err(Invalid::new(format!("limit must be a whole number from 1 to {MAX_LIMIT}"))),
+impl PageSize {
+    /// Of lists that grow with what happens: attempts, events, jobs.
+    pub(crate) const OF_HISTORY: Self = Self { usual: 50, most: 100 };
+    /// Of lists of what somebody has made, of which there is little and all of it is wanted.
+    pub(crate) const OF_INVENTORY: Self = Self { usual: 100, most: 1_000 };
+
+    pub(crate) fn parse(&self, text: Option<&str>) -> Result<usize, Invalid> {
+        let Some(text) = text else { return Ok(self.usual) };
+        let limit = text.parse().ok().filter(|limit| (1..=self.most).contains(limit));
+        limit.ok_or_else(|| Invalid::new(format!("limit must be a whole number from 1 to {}", self.most)))
     }
+}
+
+/// [`PageSize::OF_HISTORY`], as `limit` says.
+pub(crate) fn parse_limit(text: Option<&str>) -> Result<usize, Invalid> {
+    PageSize::OF_HISTORY.parse(text)
 }
 
 pub(crate) fn parse_time(field: &str, text: &str) -> Result<DateTime<Utc>, Invalid> {

@@ -10,14 +10,10 @@ use crate::auth::Authenticated;
 use crate::body::{FieldErrors, JsonBody, Query};
 use crate::envelope::{Failure, Page, Success, page, success};
 use crate::error::{ApiError, Code};
+use crate::routes::paging::PageSize;
 use crate::routes::plans::LimitsView;
 use crate::routes::webhooks::timestamp;
 use crate::state::State;
-
-/// Tenants in one answer, unless asked otherwise.
-const DEFAULT_PAGE: i64 = 100;
-/// Most tenants in one answer.
-const MAX_PAGE: i64 = 1_000;
 
 /// A tenant's subscription, and what it has used.
 #[derive(Serialize, ToSchema)]
@@ -80,8 +76,8 @@ pub(crate) struct TenantQuery {
     /// From where the page before ended: its `nextCursor`.
     cursor: Option<String>,
     /// Most tenants in the answer: 1 to 1,000; 100 when absent.
-    #[param(minimum = 1, maximum = 1_000)]
-    limit: Option<i64>,
+    #[param(value_type = Option<usize>, minimum = 1, maximum = 1_000)]
+    limit: Option<String>,
 }
 
 /// Get usage
@@ -128,11 +124,11 @@ pub(crate) async fn list(
     caller.may(Scope::Admin)?;
     let mut errors = FieldErrors::default();
     let after = errors.keep("cursor", query.cursor.map(|cursor| parse_cursor(&cursor)).transpose());
-    let limit = errors.keep("limit", check_limit(query.limit.unwrap_or(DEFAULT_PAGE)));
+    let limit = errors.keep("limit", PageSize::OF_INVENTORY.parse(query.limit.as_deref()));
     let (Some(after), Some(limit)) = (after, limit) else { return Err(errors.into_error()) };
     let day = Utc::now().date_naive();
     let tenants = state.store.list_tenants(after, day, limit).await?;
-    let is_full = i64::try_from(tenants.len()).is_ok_and(|count| count == limit);
+    let is_full = tenants.len() == limit;
     let next = tenants.last().filter(|_| is_full).map(|tenant| tenant.id.to_string());
     Ok(page(tenants.into_iter().map(|tenant| TenantView::new(tenant, day)).collect(), next))
 }
@@ -214,11 +210,6 @@ fn not_found() -> ApiError {
 
 fn parse_cursor(text: &str) -> Result<TenantId, Invalid> {
     text.parse().map(TenantId).map_err(|_| Invalid::new("cursor must be the nextCursor of an answer before"))
-}
-
-fn check_limit(limit: i64) -> Result<i64, Invalid> {
-    let is_allowed = (1..=MAX_PAGE).contains(&limit);
-    is_allowed.then_some(limit).ok_or_else(|| Invalid::new(format!("limit must be from 1 to {MAX_PAGE}")))
 }
 
 fn parse_end(text: Option<&str>, status: Option<TenantStatus>) -> Result<Option<DateTime<Utc>>, Invalid> {
