@@ -115,6 +115,37 @@ async fn a_backlog_makes_no_other_delivery_dearer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_claim_reads_the_webhooks_of_what_is_due_and_no_others() {
+    let database = TestDatabase::create().await;
+    let client = database.client().await;
+    let store = Store::new(&database.url_of("dispatcher"), 1).unwrap();
+    let tenant = new_tenant(&store).await;
+    let webhook =
+        webhook_at(&database.store, tenant, "https://example.com/1", GateSettings::default()).await.id;
+    let webhooks = "INSERT INTO webhooks
+            (id, tenant_id, url, events, secret, is_active, duplicate_key, created_at, updated_at)
+        SELECT gen_random_uuid(), $1, 'https://example.com/', ARRAY['*'], '\\x5a', true, md5(n::text), now(), now()
+        FROM generate_series(1, $2::bigint) n";
+    client.execute(webhooks, &[&tenant.0, &BACKLOG]).await.unwrap();
+    // Many for later, of which the planner knows, and a few that are due.
+    let deliveries =
+        "INSERT INTO deliveries (accepted_at, due_at, event_day, attempts, tenant_id, webhook_id, event_id)
+        SELECT now(), now() + make_interval(hours => $4::integer), CURRENT_DATE, 1, $1, $2, concat($4, '-', n)
+        FROM generate_series(1, $3::bigint) n";
+    client.execute(deliveries, &[&tenant.0, &webhook.0, &BACKLOG, &2]).await.unwrap();
+    client.batch_execute("ANALYZE deliveries, webhooks").await.unwrap();
+    client.execute(deliveries, &[&tenant.0, &webhook.0, &50_i64, &-2]).await.unwrap();
+    let now = Utc::now();
+    store.claim_due(now, 100, 10, lease(now)).await.unwrap();
+    assert_eq!(database.count("SELECT count(*) FROM deliveries WHERE leased_by IS NOT NULL").await, 10);
+    assert_eq!(database.count("SELECT count(*) FROM deliveries WHERE due_at IS NULL").await, 40);
+    drop(store);
+    wait_for_the_end_of(&database, "-- claim_due").await;
+    let read = rows_read(&database, "webhooks").await;
+    assert!((50..500).contains(&read), "{read} rows were read of {BACKLOG}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_audit_reads_the_batches_of_its_range_and_no_others() {
     let database = TestDatabase::create().await;
     let client = database.client().await;
