@@ -38,12 +38,13 @@ SELECT EXISTS (SELECT FROM cancelled),
 
 // A part of what waits for a webhook that is deleted or off. Rows that somebody else holds at the moment are passed over:
 // waiting for them could go round in a circle, and who holds them sees that the webhook is gone, now or when they are due.
+// What was accepted since may be for a webhook that is on again.
 //
 // The types are looked up one by one: of a join the planner can think that it had best read all events of the tenant.
 const CANCEL_DELIVERIES: &str = "-- cancel_deliveries
 WITH chosen AS MATERIALIZED (
     SELECT ctid, event_id, event_day FROM deliveries
-    WHERE tenant_id = $1 AND webhook_id = $2 AND (event_id, event_day) > ($4, $5)
+    WHERE tenant_id = $1 AND webhook_id = $2 AND (event_id, event_day) > ($4, $5) AND accepted_at <= $3
     ORDER BY event_id, event_day LIMIT $6 FOR UPDATE SKIP LOCKED
 ), cancelled AS (
     DELETE FROM deliveries WHERE ctid = ANY (ARRAY(SELECT ctid FROM chosen))

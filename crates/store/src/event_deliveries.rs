@@ -138,7 +138,8 @@ const UNFINISHED_DELIVERIES: &str = concat!(
 SELECT d.webhook_id, d.event_id, d.event_day,
     coalesce((SELECT e.type FROM events e WHERE e.tenant_id = $1 AND e.id = d.event_id AND e.day = d.event_day), '')
         AS event_type,
-    d.accepted_at, d.attempts, d.due_at, d.state = 'under_way' AS is_held, true AS is_unfinished, w.paused_at IS NOT NULL AS is_paused, false AS is_open,
+    d.accepted_at, d.attempts, d.due_at,
+    d.state = 'under_way' AS is_held, true AS is_unfinished, w.paused_at IS NOT NULL AS is_paused, false AS is_open,
     l.started_at, l.attempt, l.status_code, l.error, l.next_attempt_at
 FROM (
     SELECT * FROM (
