@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use store::{Store, StoreError};
+use store::{AuditPace, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::upkeep::rest;
 
 /// How often.
-const INTERVAL: Duration = Duration::from_secs(15);
+const INTERVAL: Duration = Duration::from_secs(60);
 /// How long an event may take until it is looked at: its first attempt is made, or its delivery is parked, long before.
 const SETTLED_AFTER: TimeDelta = TimeDelta::minutes(2);
 /// How far the very first audit looks back.
@@ -60,7 +60,7 @@ async fn sweep(store: &Store, now: DateTime<Utc>) -> Result<bool, StoreError> {
     };
     let newest = now - SETTLED_AFTER;
     let to = newest.min(from + LONGEST_RANGE).max(from);
-    let report = store.audit(from, to).await?;
+    let report = store.audit(from, to, AuditPace::Gentle).await?;
     let mut repaired = 0;
     if report.lost > 0 {
         for finding in report.findings.iter().take(LOGGED) {

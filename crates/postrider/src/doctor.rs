@@ -44,7 +44,7 @@ const FEWEST_DAYS_AHEAD: i64 = 2;
 const CLOCKS_APART: TimeDelta = TimeDelta::seconds(5);
 /// From when on a due delivery should long have been made.
 const LATE: TimeDelta = TimeDelta::minutes(2);
-/// Two minutes are usual; this is far behind.
+/// Two to three minutes are usual; this is far behind.
 const AUDIT_BEHIND: TimeDelta = TimeDelta::minutes(30);
 /// How long the API may take to answer.
 const API_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,7 +1,9 @@
 use std::collections::HashMap;
+use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use domain::{EventData, EventId, TenantId, Webhook, WebhookId};
+use tokio::time::{Instant, sleep};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -10,14 +12,20 @@ use crate::deliveries::DeliveryKey;
 use crate::events::{StoredEvent, read_event};
 use crate::{BatchId, Store, StoreError};
 
-/// Events whose attempts are looked at together.
+/// Events whose attempts are looked at together: so many, or fewer if they came in over a longer time than [`STEP_TIME`].
 const EVENTS_PER_STEP: usize = 10_000;
+/// Several times [`AT_ONCE`], so that few attempts are read besides those of the events.
+const STEP_TIME: TimeDelta = TimeDelta::seconds(5);
 /// Events read by one statement: few enough that others hardly wait behind it.
 const EVENTS_PER_STATEMENT: i64 = 1_000;
+/// Deliveries that one statement looks closely at.
+const DELIVERIES_PER_STATEMENT: usize = 2_000;
 /// Bodies read by one query: some 32 MiB at most.
 pub(crate) const BODIES_PER_STEP: usize = 128;
 /// Most findings that a report names; more are only counted.
 const MAX_FINDINGS: usize = 1_000;
+/// The longest rest of a gentle audit.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How far the clocks of a gateway and a dispatcher may be apart: a webhook created or changed so close to an event
 /// cannot be judged by it.
 const CLOCK_SLACK: TimeDelta = TimeDelta::seconds(5);
@@ -56,6 +64,27 @@ impl AuditProblem {
     }
 }
 
+/// How an audit deals with others who need the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditPace {
+    /// As fast as it can.
+    Full,
+    /// Rests after each statement for as long as that took.
+    Gentle,
+}
+
+impl AuditPace {
+    async fn keep<T>(self, statement: impl Future<Output = T>) -> T {
+        let began = Instant::now();
+        let done = statement.await;
+        match self {
+            Self::Full => {}
+            Self::Gentle => sleep(began.elapsed().min(LONGEST_PAUSE)).await,
+        }
+        done
+    }
+}
+
 /// What became of the events of a time range.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AuditReport {
@@ -77,8 +106,11 @@ pub struct AuditReport {
     pub findings: Vec<AuditFinding>,
 }
 
-/// How long after their events the attempts are made that are looked at: most begin in the first of these, those of a backlog in
-/// the next. Each look reads all attempts of its time, so one at all of them is the last resort.
+/// How soon after its event nearly every delivery is made.
+const AT_ONCE: TimeDelta = TimeDelta::seconds(1);
+/// How long after their events the attempts are made that are looked at for what was not delivered at once: most begin in the
+/// first of these, those of a backlog in the next. Each look reads all attempts of its time, so one at all of them is the last
+/// resort.
 const SOON: [TimeDelta; 5] = [
     TimeDelta::seconds(2),
     TimeDelta::seconds(8),
@@ -124,6 +156,17 @@ SELECT e.body
 FROM unnest($1::uuid[], $2::text[], $3::date[]) WITH ORDINALITY AS g (tenant_id, id, day, place)
 LEFT JOIN events e ON e.tenant_id = g.tenant_id AND e.id = g.id AND e.day = g.day
 ORDER BY g.place";
+
+// A delivery that was made stays made: this may be read at another moment than all else.
+const AUDIT_NOT_DELIVERED: &str = "-- audit_not_delivered
+WITH delivered AS MATERIALIZED (
+    SELECT webhook_id, event_id, event_day FROM delivery_attempts
+    WHERE webhook_id = ANY($4) AND started_at >= $5 AND started_at < $6 AND error IS NULL
+)
+SELECT g.place
+FROM unnest($1::uuid[], $2::text[], $3::date[]) WITH ORDINALITY AS g (webhook_id, event_id, event_day, place)
+WHERE NOT EXISTS (SELECT FROM delivered d
+    WHERE d.webhook_id = g.webhook_id AND d.event_id = g.event_id AND d.event_day = g.event_day)";
 
 // One statement sees one moment: a delivery that moves on meanwhile is seen either before or after, never in between.
 const AUDIT_DELIVERIES: &str = "-- audit_deliveries
@@ -183,6 +226,7 @@ impl Expected {
 }
 
 /// What is known of it.
+#[derive(Clone)]
 struct Found {
     delivered: Option<bool>,
     is_final: Option<bool>,
@@ -191,6 +235,9 @@ struct Found {
 }
 
 impl Found {
+    const DELIVERED: Self =
+        Self { delivered: Some(true), is_final: Some(true), scheduled: false, batch_open: false };
+
     /// Whether later attempts would say nothing new of what became of it.
     fn is_accounted_for(&self) -> bool {
         self.delivered == Some(true) || self.is_final == Some(true) || self.scheduled || self.batch_open
@@ -200,18 +247,23 @@ impl Found {
 impl Store {
     /// Looks at every event handed over from `from` up to `to`, and at every webhook that wanted it: each such delivery
     /// must be delivered, finally failed, scheduled, or under way.
-    pub async fn audit(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<AuditReport, StoreError> {
+    pub async fn audit(
+        &self,
+        from: DateTime<Utc>,
+        to: DateTime<Utc>,
+        pace: AuditPace,
+    ) -> Result<AuditReport, StoreError> {
         let mut report = AuditReport::default();
         let [first, end] = self.batches_between(from, to, AUDIT_SLACK).await?;
         let mut after: (BatchId, Uuid, String) = (first, Uuid::nil(), String::new());
         loop {
-            let step = self.audit_step(from, to, &mut after, end).await?;
+            let step = self.audit_step(from, to, &mut after, end, pace).await?;
             if step.is_empty() {
                 return Ok(report);
             }
             report.events += step.len() as u64;
-            let expected = self.expected_deliveries(&step).await?;
-            let found = self.audit_deliveries(&expected).await?;
+            let expected = pace.keep(self.expected_deliveries(&step)).await?;
+            let found = self.audit_deliveries(&expected, pace).await?;
             for (expected, found) in expected.into_iter().zip(found) {
                 report.count(expected, &found);
             }
@@ -273,10 +325,11 @@ impl Store {
         to: DateTime<Utc>,
         after: &mut (BatchId, Uuid, String),
         end: BatchId,
+        pace: AuditPace,
     ) -> Result<Vec<StoredEvent>, StoreError> {
-        let mut step = Vec::new();
-        while step.len() < EVENTS_PER_STEP {
-            let rows = self.audit_events(from, to, after, end).await?;
+        let mut step: Vec<StoredEvent> = Vec::new();
+        while step.len() < EVENTS_PER_STEP && !is_long(&step) {
+            let rows = pace.keep(self.audit_events(from, to, after, end)).await?;
             let Some(last) = rows.last() else { break };
             *after = (last.get("batch_id"), last.get("tenant_id"), last.get("id"));
             for row in rows.iter().filter(|row| row.get("is_in_range")) {
@@ -350,22 +403,60 @@ impl Store {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
+    /// Looks at what was delivered at once in the first place, and closely only at the rest.
+    async fn audit_deliveries(
+        &self,
+        expected: &[Expected],
+        pace: AuditPace,
+    ) -> Result<Vec<Found>, StoreError> {
+        let mut found = vec![Found::DELIVERED; expected.len()];
+        let rest = pace.keep(self.not_delivered_at_once(expected)).await?;
+        for places in rest.chunks(DELIVERIES_PER_STATEMENT) {
+            let some: Vec<&Expected> = places.iter().map(|place| &expected[*place]).collect();
+            for (place, closely) in places.iter().zip(self.look_closely(&some, pace).await?) {
+                found[*place] = closely;
+            }
+        }
+        Ok(found)
+    }
+
+    /// The places of those that were not delivered, or later than at once.
+    async fn not_delivered_at_once(&self, expected: &[Expected]) -> Result<Vec<usize>, StoreError> {
+        let times = expected.iter().map(|expected| expected.accepted_at);
+        let (Some(earliest), Some(latest)) = (times.clone().min(), times.max()) else {
+            return Ok(Vec::new());
+        };
+        let keys = Keys::new(expected.iter());
+        let client = self.connection().await?;
+        let statement = client.prepare_cached(AUDIT_NOT_DELIVERED).await?;
+        let parameters: [&(dyn ToSql + Sync); 6] = [
+            &keys.webhooks,
+            &keys.events,
+            &keys.days,
+            &keys.distinct_webhooks,
+            &earliest,
+            &(latest + AT_ONCE),
+        ];
+        let rows = client.query(&statement, &parameters).await?;
+        let place = |row: &Row| usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or_default();
+        Ok(rows.iter().map(place).collect())
+    }
+
     /// Looks at attempts made soon after the events at first, and at later ones only for what those do not account for.
-    async fn audit_deliveries(&self, expected: &[Expected]) -> Result<Vec<Found>, StoreError> {
+    async fn look_closely(&self, expected: &[&Expected], pace: AuditPace) -> Result<Vec<Found>, StoreError> {
         let Some(latest) = expected.iter().map(|expected| expected.accepted_at).max() else {
             return Ok(Vec::new());
         };
-        let all: Vec<&Expected> = expected.iter().collect();
-        let mut found = self.audit_attempts(&all, latest + SOON[0]).await?;
+        let mut found = pace.keep(self.audit_attempts(expected, latest + SOON[0])).await?;
         for after in SOON[1..].iter().chain([&ALL_ATTEMPTS]) {
             let open: Vec<usize> =
                 (0..found.len()).filter(|place| !found[*place].is_accounted_for()).collect();
             if open.is_empty() {
                 break;
             }
-            let unaccounted: Vec<&Expected> = open.iter().map(|place| all[*place]).collect();
+            let unaccounted: Vec<&Expected> = open.iter().map(|place| expected[*place]).collect();
             // From the beginning again: only one statement sees one moment.
-            let later = self.audit_attempts(&unaccounted, latest + *after).await?;
+            let later = pace.keep(self.audit_attempts(&unaccounted, latest + *after)).await?;
             for (place, later) in open.into_iter().zip(later) {
                 found[place] = later;
             }
@@ -381,19 +472,14 @@ impl Store {
         let Some(earliest) = expected.iter().map(|expected| expected.accepted_at).min() else {
             return Ok(Vec::new());
         };
-        let webhooks: Vec<Uuid> = expected.iter().map(|expected| expected.key.webhook_id.0).collect();
-        let events: Vec<&str> = expected.iter().map(|expected| expected.key.event_id.as_str()).collect();
-        let days: Vec<NaiveDate> = expected.iter().map(|expected| expected.key.event_day).collect();
+        let keys = Keys::new(expected.iter().copied());
         let batches: Vec<BatchId> = expected.iter().map(|expected| expected.batch).collect();
-        let mut distinct = webhooks.clone();
-        distinct.sort_unstable();
-        distinct.dedup();
         let since = earliest - CLOCK_SLACK;
         let client = self.connection().await?;
         let statement = client.prepare_cached(AUDIT_DELIVERIES).await?;
-        let rows = client
-            .query(&statement, &[&webhooks, &events, &days, &batches, &distinct, &since, &until])
-            .await?;
+        let parameters: [&(dyn ToSql + Sync); 7] =
+            [&keys.webhooks, &keys.events, &keys.days, &batches, &keys.distinct_webhooks, &since, &until];
+        let rows = client.query(&statement, &parameters).await?;
         let found = rows.iter().map(|row| Found {
             delivered: row.get(0),
             is_final: row.get(1),
@@ -401,6 +487,38 @@ impl Store {
             batch_open: row.get(3),
         });
         Ok(found.collect())
+    }
+}
+
+/// Whether the events came in over a longer time than a step is to span.
+fn is_long(step: &[StoredEvent]) -> bool {
+    match step {
+        [first, .., last] => last.accepted_at - first.accepted_at > STEP_TIME,
+        [] | [_] => false,
+    }
+}
+
+/// The keys of deliveries, as statements are given them.
+struct Keys<'a> {
+    webhooks: Vec<Uuid>,
+    events: Vec<&'a str>,
+    days: Vec<NaiveDate>,
+    distinct_webhooks: Vec<Uuid>,
+}
+
+impl<'a> Keys<'a> {
+    fn new(expected: impl Iterator<Item = &'a Expected> + Clone) -> Self {
+        let keys = expected.map(|expected| &expected.key);
+        let webhooks: Vec<Uuid> = keys.clone().map(|key| key.webhook_id.0).collect();
+        let mut distinct_webhooks = webhooks.clone();
+        distinct_webhooks.sort_unstable();
+        distinct_webhooks.dedup();
+        Self {
+            webhooks,
+            events: keys.clone().map(|key| key.event_id.as_str()).collect(),
+            days: keys.map(|key| key.event_day).collect(),
+            distinct_webhooks,
+        }
     }
 }
 
@@ -424,5 +542,22 @@ impl AuditReport {
             let Expected { key, tenant_id, accepted_at, order, .. } = expected;
             self.findings.push(AuditFinding { key, tenant_id, accepted_at, problem, order });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gentle_audit_rests_as_long_as_it_worked_but_not_for_long() {
+        let took = async |pace: AuditPace, milliseconds| {
+            let began = Instant::now();
+            pace.keep(sleep(Duration::from_millis(milliseconds))).await;
+            began.elapsed().as_millis()
+        };
+        assert_eq!(took(AuditPace::Full, 200).await, 200);
+        assert_eq!(took(AuditPace::Gentle, 200).await, 400);
+        assert_eq!(took(AuditPace::Gentle, 5_000).await, 6_000);
     }
 }

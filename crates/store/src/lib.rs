@@ -51,7 +51,7 @@ pub use access::SERVICE_ROLES;
 pub use activity::Activity;
 pub use api_keys::{ApiKeyError, ApiKeyRow, NewApiKey};
 pub use attempts::{Attempt, AttemptCursor, AttemptFilter, AttemptOutcome, AttemptPage};
-pub use audit::{AuditFinding, AuditProblem, AuditReport};
+pub use audit::{AuditFinding, AuditPace, AuditProblem, AuditReport};
 pub use audit_log::{Actor, AuditEntry, AuditLogCursor, AuditLogFilter, AuditLogPage, Origin, StoredOrigin};
 pub use audit_progress::AuditProgress;
 pub use backlog::{Backlog, MOST_COUNTED};

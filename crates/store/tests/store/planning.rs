@@ -3,7 +3,8 @@
 use chrono::{TimeDelta, Utc};
 use domain::{Expected, GateSettings, TenantId, WebhookId};
 use postrider_store::{
-    AttemptOutcome, AttemptRecord, Batch, DeliveryKey, DeliveryState, Interval, Parked, Store, Unfinished,
+    AttemptOutcome, AttemptRecord, AuditPace, Batch, DeliveryKey, DeliveryState, Interval, Parked, Store,
+    Unfinished,
 };
 use test_support::{TestDatabase, eventually};
 use tokio_postgres::Client;
@@ -159,7 +160,7 @@ async fn an_audit_reads_the_batches_of_its_range_and_no_others() {
     let now = Utc::now();
     let [from, to] = [10_000, 9_940].map(|seconds| now - TimeDelta::seconds(seconds));
     client.execute(plant, &[&tenant.0, &BACKLOG, &from.date_naive(), &now]).await.unwrap();
-    let report = store.audit(from, to).await.unwrap();
+    let report = store.audit(from, to, AuditPace::Full).await.unwrap();
     assert_eq!(report.events, 60);
     drop(store);
     wait_for_the_end_of(&database, "-- audit").await;
@@ -182,8 +183,45 @@ async fn an_audit_goes_on_past_pages_without_an_event_of_its_range() {
         let at = from + TimeDelta::seconds(seconds);
         client.execute(plant, &[&tenant.0, &count, &from.date_naive(), &at, &batch]).await.unwrap();
     }
-    let report = database.store.audit(from, from + TimeDelta::seconds(20)).await.unwrap();
+    let report = database.store.audit(from, from + TimeDelta::seconds(20), AuditPace::Full).await.unwrap();
     assert_eq!(report.events, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_of_what_was_delivered_at_once_reads_little_else() {
+    let database = TestDatabase::create().await;
+    let client = database.client().await;
+    let store = Store::new(&database.url_of("dispatcher"), 1).unwrap();
+    let tenant = new_tenant(&store).await;
+    let webhook = webhook_at(&store, tenant, "https://example.com/1", GateSettings::default()).await.id;
+    // So many events that they are looked at in two steps, in two seconds, each delivered after 5 ms.
+    let from = Utc::now() + TimeDelta::seconds(10);
+    let day = from.date_naive();
+    let at = "$3::timestamptz + make_interval(secs => n / ($2::double precision / 2))";
+    let events = format!(
+        "INSERT INTO events (batch_id, occurred_at, accepted_at, day, tenant_id, id, type, body)
+        SELECT n / 100, {at}, {at}, $4, $1, 'event-' || n, 'message.sent', '{{}}'
+        FROM generate_series(0, $2::bigint - 1) n"
+    );
+    client.execute(&events, &[&tenant.0, &BACKLOG, &from, &day]).await.unwrap();
+    let attempts = format!(
+        "INSERT INTO delivery_attempts
+            (started_at, duration_ms, attempt, event_day, status_code, tenant_id, webhook_id, event_id, event_type)
+        SELECT {at} + interval '5 ms', 1, 1, $4, 200, $1, $5, 'event-' || n, 'message.sent'
+        FROM generate_series(0, $2::bigint - 1) n"
+    );
+    client.execute(&attempts, &[&tenant.0, &BACKLOG, &from, &day, &webhook.0]).await.unwrap();
+    let report = store.audit(from, from + TimeDelta::seconds(2), AuditPace::Full).await.unwrap();
+    let all = BACKLOG.cast_unsigned();
+    assert_eq!((report.events, report.delivered, report.lost), (all, all, 0));
+    drop(store);
+    wait_for_the_end_of(&database, "-- audit").await;
+    let read = rows_read(&database, "delivery_attempts").await;
+    assert!((BACKLOG..2 * BACKLOG).contains(&read), "{read} attempts were read for {BACKLOG} events");
+    assert_eq!(rows_read(&database, "deliveries").await, 0);
+    let looks =
+        "SELECT coalesce(sum(idx_scan), 0)::bigint FROM pg_stat_user_tables WHERE relname = 'deliveries'";
+    assert_eq!(database.count(looks).await, 0, "what was delivered is not scheduled");
 }
 
 /// Rows read by index or as a whole, of all partitions of a table.
