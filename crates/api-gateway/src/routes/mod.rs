@@ -21,7 +21,8 @@ use actix_web::web::{self, ServiceConfig};
 
 use crate::error::{ApiError, Code};
 
-/// Every route of the API. A path answers any other method with 405 and the methods it has.
+/// Every route of the API. A path answers any other method with 405 and the methods it has; `HEAD` comes as `GET`
+/// (`http/methods.rs`).
 ///
 /// They are tried in this order, those with parameters by a regular expression each: the busiest comes first.
 pub(crate) fn all(app: &mut ServiceConfig) {
@@ -29,7 +30,6 @@ pub(crate) fn all(app: &mut ServiceConfig) {
         web::resource("/api/events")
             .route(web::post().to(events::publish))
             .route(web::get().to(event_feed::list))
-            .route(web::head().to(event_feed::list))
             .default_service(web::to(async || not_allowed("GET, HEAD, POST"))),
     )
     .service(
@@ -40,13 +40,11 @@ pub(crate) fn all(app: &mut ServiceConfig) {
     .service(
         web::resource("/api/webhooks/events")
             .route(web::get().to(event_types::list))
-            .route(web::head().to(event_types::list))
             .default_service(web::to(async || not_allowed("GET, HEAD"))),
     )
     .service(
         web::resource("/api/webhooks/events/{type}")
             .route(web::get().to(event_types::get))
-            .route(web::head().to(event_types::get))
             .route(web::put().to(event_types::put))
             .route(web::delete().to(event_types::delete))
             .default_service(web::to(async || not_allowed("GET, HEAD, PUT, DELETE"))),
@@ -54,7 +52,6 @@ pub(crate) fn all(app: &mut ServiceConfig) {
     .service(
         web::resource("/api/webhooks")
             .route(web::get().to(webhooks::read::list))
-            .route(web::head().to(webhooks::read::list))
             .route(web::post().to(webhooks::create::create))
             .default_service(web::to(async || not_allowed("GET, HEAD, POST"))),
     )
@@ -71,7 +68,6 @@ pub(crate) fn all(app: &mut ServiceConfig) {
     .service(
         web::resource("/api/webhooks/{id}")
             .route(web::get().to(webhooks::read::get))
-            .route(web::head().to(webhooks::read::get))
             .route(web::patch().to(webhooks::change::change))
             .route(web::delete().to(webhooks::delete::delete))
             .default_service(web::to(async || not_allowed("GET, HEAD, PATCH, DELETE"))),
@@ -99,7 +95,6 @@ pub(crate) fn all(app: &mut ServiceConfig) {
     .service(
         web::resource("/api/webhooks/{id}/secret")
             .route(web::get().to(webhooks::secret::get))
-            .route(web::head().to(webhooks::secret::get))
             .default_service(web::to(async || not_allowed("GET, HEAD"))),
     )
     .service(
@@ -110,13 +105,11 @@ pub(crate) fn all(app: &mut ServiceConfig) {
     .service(
         web::resource("/api/webhooks/{id}/jwks.json")
             .route(web::get().to(webhooks::public_keys::get))
-            .route(web::head().to(webhooks::public_keys::get))
             .default_service(web::to(async || not_allowed("GET, HEAD"))),
     )
     .service(
         web::resource("/api/webhooks/{id}/history")
             .route(web::get().to(history::list))
-            .route(web::head().to(history::list))
             .default_service(web::to(async || not_allowed("GET, HEAD"))),
     )
     .service(
@@ -137,7 +130,6 @@ pub(crate) fn all(app: &mut ServiceConfig) {
     .service(
         web::resource("/api/events/{id}")
             .route(web::get().to(stored_events::get))
-            .route(web::head().to(stored_events::get))
             .default_service(web::to(async || not_allowed("GET, HEAD"))),
     )
     .service(
@@ -153,19 +145,16 @@ fn deliveries(app: &mut ServiceConfig) {
     app.service(
         web::resource("/api/webhooks/{id}/history/{attemptId}")
             .route(web::get().to(history::get))
-            .route(web::head().to(history::get))
             .default_service(web::to(async || not_allowed("GET, HEAD"))),
     )
     .service(
         web::resource("/api/webhooks/{id}/statistics")
             .route(web::get().to(webhooks::statistics::get))
-            .route(web::head().to(webhooks::statistics::get))
             .default_service(web::to(async || not_allowed("GET, HEAD"))),
     )
     .service(
         web::resource("/api/webhooks/{id}/deliveries")
             .route(web::get().to(webhooks::deliveries::list))
-            .route(web::head().to(webhooks::deliveries::list))
             .default_service(web::to(async || not_allowed("GET, HEAD"))),
     )
     .service(
@@ -176,14 +165,12 @@ fn deliveries(app: &mut ServiceConfig) {
     .service(
         web::resource("/api/webhooks/{id}/recoveries")
             .route(web::get().to(recoveries::list))
-            .route(web::head().to(recoveries::list))
             .route(web::post().to(recoveries::create))
             .default_service(web::to(async || not_allowed("GET, HEAD, POST"))),
     )
     .service(
         web::resource("/api/webhooks/{id}/recoveries/{recoveryId}")
             .route(web::get().to(recoveries::get))
-            .route(web::head().to(recoveries::get))
             .default_service(web::to(async || not_allowed("GET, HEAD"))),
     )
     .service(
@@ -194,7 +181,6 @@ fn deliveries(app: &mut ServiceConfig) {
     .service(
         web::resource("/api/events/{id}/deliveries")
             .route(web::get().to(event_deliveries::list))
-            .route(web::head().to(event_deliveries::list))
             .default_service(web::to(async || not_allowed("GET, HEAD"))),
     );
 }
@@ -203,7 +189,6 @@ fn administration(app: &mut ServiceConfig) {
     app.service(
         web::resource("/api/api-keys")
             .route(web::get().to(api_keys::list))
-            .route(web::head().to(api_keys::list))
             .route(web::post().to(api_keys::create))
             .default_service(web::to(async || not_allowed("GET, HEAD, POST"))),
     )
@@ -215,26 +200,22 @@ fn administration(app: &mut ServiceConfig) {
     .service(
         web::resource("/api/usage")
             .route(web::get().to(tenants::usage))
-            .route(web::head().to(tenants::usage))
             .default_service(web::to(async || not_allowed("GET, HEAD"))),
     )
     .service(
         web::resource("/api/tenants")
             .route(web::get().to(tenants::list))
-            .route(web::head().to(tenants::list))
             .default_service(web::to(async || not_allowed("GET, HEAD"))),
     )
     .service(
         web::resource("/api/tenants/{id}")
             .route(web::get().to(tenants::get))
-            .route(web::head().to(tenants::get))
             .route(web::put().to(tenants::put))
             .default_service(web::to(async || not_allowed("GET, HEAD, PUT"))),
     )
     .service(
         web::resource("/api/plans")
             .route(web::get().to(plans::list))
-            .route(web::head().to(plans::list))
             .default_service(web::to(async || not_allowed("GET, HEAD"))),
     )
     .service(

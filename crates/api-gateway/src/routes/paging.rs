@@ -6,8 +6,8 @@ use domain::{Invalid, parse_occurred_at};
 /// How many entries one answer has.
 pub(crate) struct PageSize {
     /// Unless asked otherwise.
-    pub(crate) usual: usize,
-    pub(crate) most: usize,
+    usual: usize,
+    most: usize,
 }
 
 impl PageSize {
