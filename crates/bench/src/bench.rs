@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long the product may take to come to rest.
 const REST_TIMEOUT: Duration = Duration::from_secs(180);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// How long the audit may take: it looks at events two minutes after they came in, once a minute.
+const AUDIT_TIMEOUT: Duration = Duration::from_secs(600);
 /// After the deadline of an attempt nothing hangs any more.
 const UNTIL_NOTHING_HANGS: Duration = Duration::from_secs(16);
 
@@ -279,6 +281,21 @@ impl Bench {
     /// Has Postgres write all that waits to be written.
     pub(crate) async fn checkpoint(&self) -> anyhow::Result<()> {
         Database::connect(&variable("POSTRIDER_TEST_DATABASE_URL")?).await?.checkpoint().await
+    }
+
+    /// Waits until the dispatchers' audit has looked at all events that there are.
+    pub(crate) async fn until_audited(&self) -> anyhow::Result<()> {
+        let began = Instant::now();
+        let mut said = began;
+        while !self.database.is_audited(began.elapsed()).await? {
+            ensure!(began.elapsed() < AUDIT_TIMEOUT, "after {AUDIT_TIMEOUT:?} the audit is not through");
+            if said.elapsed() > Duration::from_secs(30) {
+                progress("waiting for the audit, which is two to three minutes behind");
+                said = Instant::now();
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+        Ok(())
     }
 
     /// Takes tenants out of the way of what comes next. `answer` is how their receivers answer.

@@ -1,5 +1,7 @@
 //! Postgres, as an outsider: sizes, and rows in numbers that no API call would make in reasonable time.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
@@ -179,6 +181,12 @@ impl Database {
     /// For a superuser's connection.
     pub(crate) async fn checkpoint(&self) -> anyhow::Result<()> {
         Ok(self.0.batch_execute("CHECKPOINT").await?)
+    }
+
+    /// Whether the dispatchers' audit has seen all events of this far back.
+    pub(crate) async fn is_audited(&self, back: Duration) -> anyhow::Result<bool> {
+        let ask = "SELECT coalesce(max(audited_until) >= now() - make_interval(secs => $1), false) FROM audit_progress";
+        Ok(self.0.query_one(ask, &[&back.as_secs_f64()]).await?.get(0))
     }
 
     /// Ends all that is unfinished of a tenant. Says how many deliveries that were.

@@ -135,7 +135,7 @@ const HEADS: [&str; 10] = [
     "p99.9 ms",
     "CPU ms per event: gateway dispatcher rabbitmq postgres | load receiver",
     "bytes/event",
-    "peak MB: gateway dispatcher rabbitmq postgres",
+    "peak MiB: gateway dispatcher rabbitmq postgres",
 ];
 
 /// The programs whose use of CPU and memory is shown, in this order.

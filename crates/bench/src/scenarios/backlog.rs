@@ -94,7 +94,7 @@ fn judge(arrivals: &[Arrival], bench: &Bench, row: &mut Measured, results: &mut 
     let (early, late) = (at(2), at(8));
     row.note("dispatcher_mb_at_two_and_eight_tenths", vec![rounded(early), rounded(late)]);
     results.find(format!(
-        "backlog of {}: {} events/s near the start, {} near the end; dispatcher {} MB and {} MB",
+        "backlog of {}: {} events/s near the start, {} near the end; dispatcher {} MiB and {} MiB",
         thousands(arrivals.len() as f64),
         thousands(start),
         thousands(end),

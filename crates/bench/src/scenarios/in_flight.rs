@@ -66,7 +66,7 @@ pub(crate) async fn run(bench: &mut Bench, results: &mut Results) -> anyhow::Res
     results.add(row);
     let kept = arrivals.len() >= MOST && megabytes <= MEMORY_LIMIT;
     results.find(format!(
-        "{} requests under way at once: dispatcher at most {} MB (limit {MEMORY_LIMIT}): {}",
+        "{} requests under way at once: dispatcher at most {} MiB (limit {MEMORY_LIMIT}): {}",
         thousands(arrivals.len() as f64),
         short(megabytes),
         if kept { "kept" } else { "NOT kept" }

@@ -12,7 +12,8 @@ use crate::report::Measured;
 use crate::results::Results;
 
 const ROUNDS: usize = 3;
-const FLOOR_TIME: Duration = Duration::from_secs(3);
+/// How long the floor is measured before a round.
+pub(super) const FLOOR_TIME: Duration = Duration::from_secs(3);
 const WARM_UP: Duration = Duration::from_secs(2);
 const ROUND_TIME: Duration = Duration::from_secs(6);
 /// Publishers at a time.
@@ -175,7 +176,8 @@ async fn publishers_over_amqp(
     Ok(all)
 }
 
-async fn rounds_over_amqp(
+/// The median of some rounds, after a smaller one that is not counted.
+pub(super) async fn rounds_over_amqp(
     bench: &mut Bench,
     name: &str,
     copies: usize,
