@@ -193,7 +193,8 @@ async fn an_audit_of_what_was_delivered_at_once_reads_little_else() {
     let client = database.client().await;
     let store = Store::new(&database.url_of("dispatcher"), 1).unwrap();
     let tenant = new_tenant(&store).await;
-    let webhook = webhook_at(&store, tenant, "https://example.com/1", GateSettings::default()).await.id;
+    let settings = GateSettings::default();
+    let webhook = webhook_at(&database.store, tenant, "https://example.com/1", settings).await.id;
     // So many events that they are looked at in two steps, in two seconds, each delivered after 5 ms.
     let from = Utc::now() + TimeDelta::seconds(10);
     let day = from.date_naive();
