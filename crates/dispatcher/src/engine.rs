@@ -9,6 +9,7 @@ use domain::{Cause, Clock, DisabledReason, Health, Next, Outcome, RetrySchedule}
 use futures_util::FutureExt as _;
 use sender::{Attempted, Capture, Fault, Sender};
 use store::{AttemptRecord, HealthNews, Parked, Trigger};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -209,9 +210,19 @@ impl Engine {
         self.park(delivery, Some(until), ParkedFor::Scheduled).await;
     }
 
-    pub(crate) async fn note(&self, note: Note) {
-        // The recorder outlives the engine, so this fails only when the process is ending the hard way.
-        let _ = self.notes.send(note).await;
+    /// Tells the recorder, at once if it has room. What has to wait does so behind a pointer: an attempt under way would else
+    /// have place for it all the time.
+    pub(crate) fn note(&self, note: Note) -> impl Future<Output = ()> + Send {
+        // The recorder outlives the engine, so it is gone only when the process is ending the hard way.
+        let waiting = match self.notes.try_send(note) {
+            Ok(()) | Err(TrySendError::Closed(_)) => None,
+            Err(TrySendError::Full(note)) => Some(Box::pin(self.notes.send(note))),
+        };
+        async move {
+            if let Some(waiting) = waiting {
+                let _ = waiting.await;
+            }
+        }
     }
 
     async fn park_for_gate(&self, deliveries: Vec<Delivery>, reason: ParkedFor) {
@@ -227,8 +238,7 @@ impl Engine {
 
     fn start_next(self: &Arc<Self>, lanes: &mut Lanes<Delivery>) {
         while let Some(delivery) = lanes.next() {
-            let engine = Arc::clone(self);
-            tokio::spawn(async move { engine.deliver(delivery).await });
+            tokio::spawn(Arc::clone(self).deliver(delivery));
         }
     }
 
@@ -473,5 +483,21 @@ impl Drop for Place<'_> {
         self.engine.start_next(&mut lanes);
         drop(lanes);
         self.engine.room.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How large what a function returns is, without calling it.
+    const fn size_of_returned<A, B, R>(_: &impl Fn(A, B) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    #[test]
+    fn ten_thousand_attempts_under_way_need_little_memory() {
+        let bytes = size_of_returned(&Engine::deliver);
+        assert!((100..=1_500).contains(&bytes), "each has {bytes} bytes of its own");
     }
 }
