@@ -18,8 +18,10 @@ const TENANTS: usize = 40;
 const WEBHOOKS: usize = 10;
 /// After an event of each tenant: their requests then come no faster than a dispatcher finds them to be slow.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Less than the deadline of an attempt, so that whatever has arrived is still under way.
-const LIMIT: Duration = Duration::from_secs(13);
+/// With [`SETTLING`] less than the deadline of an attempt, so that whatever has arrived is still under way.
+const LIMIT: Duration = Duration::from_secs(12);
+/// Until the dispatcher knows of all that they are stuck, and its memory has been looked at.
+const SETTLING: Duration = Duration::from_millis(2_500);
 /// What a dispatcher may need, in MiB.
 const MEMORY_LIMIT: f64 = 200.0;
 
@@ -51,6 +53,7 @@ pub(crate) async fn run(bench: &mut Bench, results: &mut Results) -> anyhow::Res
         arrivals.extend(bench.receiver.take().await?);
     }
     let took = began.elapsed();
+    sleep(SETTLING).await;
     progress(&format!("{} requests under way after {:.1} s", arrivals.len(), took.as_secs_f64()));
     let mut row = Measured {
         scenario: "in flight".to_owned(),
