@@ -12,12 +12,16 @@ use crate::deliveries::DeliveryKey;
 use crate::events::{StoredEvent, read_event};
 use crate::{BatchId, Store, StoreError};
 
-/// Events whose attempts are looked at together: so many, or fewer if they came in over a longer time than [`STEP_TIME`].
+/// Events that are read one after the other before their deliveries are looked at: so many, or fewer if they came in over a longer
+/// time than [`STEP_TIME`] or are of more than [`TENANTS_PER_STEP`], whose webhooks are in memory meanwhile.
 const EVENTS_PER_STEP: usize = 10_000;
+const TENANTS_PER_STEP: usize = 1_000;
 /// Several times [`AT_ONCE`], so that few attempts are read besides those of the events.
 const STEP_TIME: TimeDelta = TimeDelta::seconds(5);
 /// Events read by one statement: few enough that others hardly wait behind it.
 const EVENTS_PER_STATEMENT: i64 = 1_000;
+/// Deliveries looked at together, if an event alone does not have more: some 10 MiB.
+const DELIVERIES_PER_PORTION: usize = 30_000;
 /// Deliveries that one statement looks closely at.
 const DELIVERIES_PER_STATEMENT: usize = 2_000;
 /// Bodies read by one query: some 32 MiB at most.
@@ -262,10 +266,16 @@ impl Store {
                 return Ok(report);
             }
             report.events += step.len() as u64;
-            let expected = pace.keep(self.expected_deliveries(&step)).await?;
-            let found = self.audit_deliveries(&expected, pace).await?;
-            for (expected, found) in expected.into_iter().zip(found) {
-                report.count(expected, &found);
+            let webhooks = pace.keep(self.webhooks_of_tenants(&tenants_of(&step))).await?;
+            let mut rest = &step[..];
+            while !rest.is_empty() {
+                let portion;
+                (portion, rest) = rest.split_at(first_portion(rest, &webhooks));
+                let expected = pace.keep(self.expected_deliveries(portion, &webhooks)).await?;
+                let found = self.audit_deliveries(&expected, pace).await?;
+                for (expected, found) in expected.into_iter().zip(found) {
+                    report.count(expected, &found);
+                }
             }
         }
     }
@@ -328,7 +338,7 @@ impl Store {
         pace: AuditPace,
     ) -> Result<Vec<StoredEvent>, StoreError> {
         let mut step: Vec<StoredEvent> = Vec::new();
-        while step.len() < EVENTS_PER_STEP && !is_long(&step) {
+        while !is_full(&step) {
             let rows = pace.keep(self.audit_events(from, to, after, end)).await?;
             let Some(last) = rows.last() else { break };
             *after = (last.get("batch_id"), last.get("tenant_id"), last.get("id"));
@@ -355,14 +365,14 @@ impl Store {
         Ok(client.query(&statement, &parameters).await?)
     }
 
-    async fn expected_deliveries(&self, step: &[StoredEvent]) -> Result<Vec<Expected>, StoreError> {
-        let mut tenants: Vec<TenantId> = step.iter().map(|stored| stored.event.tenant_id).collect();
-        tenants.sort_unstable();
-        tenants.dedup();
-        let webhooks: HashMap<TenantId, Vec<Webhook>> = self.webhooks_of_tenants(&tenants).await?;
+    async fn expected_deliveries(
+        &self,
+        events: &[StoredEvent],
+        webhooks: &HashMap<TenantId, Vec<Webhook>>,
+    ) -> Result<Vec<Expected>, StoreError> {
         let mut expected = Vec::new();
         let mut filtered = Vec::new();
-        for stored in step.iter().filter(|stored| stored.erased_at.is_none()) {
+        for stored in events.iter().filter(|stored| stored.erased_at.is_none()) {
             for webhook in webhooks.get(&stored.event.tenant_id).into_iter().flatten() {
                 if webhook.created_at > stored.accepted_at - CLOCK_SLACK {
                     continue; // newer than the event
@@ -490,12 +500,30 @@ impl Store {
     }
 }
 
-/// Whether the events came in over a longer time than a step is to span.
-fn is_long(step: &[StoredEvent]) -> bool {
-    match step {
+/// Whether these events are enough for a step.
+fn is_full(step: &[StoredEvent]) -> bool {
+    let is_long = match step {
         [first, .., last] => last.accepted_at - first.accepted_at > STEP_TIME,
         [] | [_] => false,
-    }
+    };
+    is_long || step.len() >= EVENTS_PER_STEP || tenants_of(step).len() >= TENANTS_PER_STEP
+}
+
+fn tenants_of(events: &[StoredEvent]) -> Vec<TenantId> {
+    let mut tenants: Vec<TenantId> = events.iter().map(|stored| stored.event.tenant_id).collect();
+    tenants.sort_unstable();
+    tenants.dedup();
+    tenants
+}
+
+/// How many of the first of these events, at least one if there is one, have no more deliveries than are looked at together.
+fn first_portion(events: &[StoredEvent], webhooks: &HashMap<TenantId, Vec<Webhook>>) -> usize {
+    let mut deliveries = 0;
+    let fitting = events.iter().take_while(|stored| {
+        deliveries += webhooks.get(&stored.event.tenant_id).map_or(0, Vec::len);
+        deliveries <= DELIVERIES_PER_PORTION
+    });
+    fitting.count().max(1).min(events.len())
 }
 
 /// The keys of deliveries, as statements are given them.

@@ -225,6 +225,39 @@ async fn an_audit_of_what_was_delivered_at_once_reads_little_else() {
     assert_eq!(database.count(looks).await, 0, "what was delivered is not scheduled");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_counts_each_of_many_deliveries_of_few_events_once() {
+    let database = TestDatabase::create().await;
+    let client = database.client().await;
+    let tenant = new_tenant(&database.store).await;
+    // 70 events for 900 webhooks each are more than are looked at together, twice.
+    let webhooks = "INSERT INTO webhooks
+            (id, tenant_id, url, events, secret, is_active, duplicate_key, created_at, updated_at)
+        SELECT gen_random_uuid(), $1, 'https://example.com/' || n, ARRAY['message.sent'], decode(repeat('5a', 32), 'hex'), true,
+            n::text, now() - interval '1 hour', now() - interval '1 hour'
+        FROM generate_series(1, 900) n";
+    client.execute(webhooks, &[&tenant.0]).await.unwrap();
+    let now = Utc::now();
+    let events = "INSERT INTO events (batch_id, occurred_at, accepted_at, day, tenant_id, id, type, body)
+        SELECT 1, $2, $2, $3, $1, 'event-' || n, 'message.sent', '{}' FROM generate_series(1, 70) n";
+    client.execute(events, &[&tenant.0, &now, &now.date_naive()]).await.unwrap();
+    // To one webhook in three each was delivered; to another it is to be.
+    let attempts = "INSERT INTO delivery_attempts
+            (started_at, duration_ms, attempt, event_day, status_code, tenant_id, webhook_id, event_id, event_type)
+        SELECT accepted_at, 1, 1, day, 200, e.tenant_id, w.id, e.id, type
+        FROM events e, webhooks w WHERE w.duplicate_key::integer % 3 = 0";
+    client.execute(attempts, &[]).await.unwrap();
+    let deliveries =
+        "INSERT INTO deliveries (accepted_at, due_at, event_day, attempts, tenant_id, webhook_id, event_id)
+        SELECT accepted_at, NULL, day, 0, e.tenant_id, w.id, e.id
+        FROM events e, webhooks w WHERE w.duplicate_key::integer % 3 = 1";
+    client.execute(deliveries, &[]).await.unwrap();
+    let (from, to) = (now - TimeDelta::seconds(1), now + TimeDelta::seconds(1));
+    let report = database.store.audit(from, to, AuditPace::Full).await.unwrap();
+    let counts = [report.events, report.delivered, report.scheduled, report.lost];
+    assert_eq!(counts, [70, 21_000, 21_000, 21_000]);
+}
+
 /// Rows read by index or as a whole, of all partitions of a table.
 async fn rows_read(database: &TestDatabase, table: &str) -> i64 {
     let asked = format!(
