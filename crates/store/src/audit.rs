@@ -516,14 +516,14 @@ fn tenants_of(events: &[StoredEvent]) -> Vec<TenantId> {
     tenants
 }
 
-/// How many of the first of these events, at least one if there is one, have no more deliveries than are looked at together.
+/// How many of the first of these events, at least one, have no more deliveries than are looked at together.
 fn first_portion(events: &[StoredEvent], webhooks: &HashMap<TenantId, Vec<Webhook>>) -> usize {
     let mut deliveries = 0;
     let fitting = events.iter().take_while(|stored| {
         deliveries += webhooks.get(&stored.event.tenant_id).map_or(0, Vec::len);
         deliveries <= DELIVERIES_PER_PORTION
     });
-    fitting.count().max(1).min(events.len())
+    fitting.count().max(1)
 }
 
 /// The keys of deliveries, as statements are given them.
