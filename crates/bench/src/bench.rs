@@ -21,6 +21,8 @@ use crate::receiver::address_of;
 use crate::report::Measured;
 use crate::usage::{ByProcess, Usage, difference};
 
+/// How long the floor is measured.
+const FLOOR_TIME: Duration = Duration::from_secs(3);
 /// How long nothing may arrive before the rest counts as missing.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long the product may take to come to rest.
@@ -181,8 +183,8 @@ impl Bench {
         Ok(Publisher { address, request, success: 202 })
     }
 
-    /// The floor: signed requests of the same size straight to the receiver. Says how many a second.
-    pub(crate) async fn floor(&mut self, duration: Duration) -> anyhow::Result<(f64, Measured)> {
+    /// The floor: signed requests of the same size straight to the receiver.
+    pub(crate) async fn floor(&mut self) -> anyhow::Result<Measured> {
         let hook = self.next_hook();
         let body = format!("{{\"id\":\"bench\",\"type\":\"{EVENT_TYPE}\",{}}}", data_field());
         let direct = Direct {
@@ -190,9 +192,22 @@ impl Bench {
             path: format!("/at-once/{hook}"),
             body: Template::new(body.into_bytes())?,
         };
-        let publishing = floor::requests(direct, Arc::clone(&self.sequence), duration);
-        let (measured, _) = self.measure("floor", 1, publishing).await?;
-        Ok((measured.events_per_second, measured))
+        let publishing = floor::requests(direct, Arc::clone(&self.sequence), FLOOR_TIME);
+        Ok(self.measure("floor", 1, publishing).await?.0)
+    }
+
+    /// Like [`Bench::measure`], and says what part of the floor it comes to, which is measured just before: a ratio is of one
+    /// moment of the machine's.
+    pub(crate) async fn measure_by_floor(
+        &mut self,
+        name: &str,
+        copies: usize,
+        publishing: impl Future<Output = anyhow::Result<Published>>,
+    ) -> anyhow::Result<Measured> {
+        let floor = self.floor().await?;
+        let (mut measured, _) = self.measure(name, copies, publishing).await?;
+        measured.set_floor(floor.events_per_second);
+        Ok(measured)
     }
 
     /// Publishes, waits until each event has arrived `copies` times, and takes the account of all that happened meanwhile.

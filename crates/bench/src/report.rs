@@ -55,9 +55,9 @@ impl Measured {
         self.peak_rss_mb = peak;
     }
 
-    pub(crate) fn set_floor(&mut self, floor_per_second: f64, per_second: f64) {
+    pub(crate) fn set_floor(&mut self, floor_per_second: f64) {
         self.floor_per_second = Some(floor_per_second);
-        self.floor_ratio = Some(per_second / floor_per_second);
+        self.floor_ratio = Some(self.deliveries_per_second / floor_per_second);
     }
 
     pub(crate) fn note(&mut self, name: &str, value: impl Into<Value>) {

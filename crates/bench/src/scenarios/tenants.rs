@@ -12,7 +12,7 @@ use crate::broker::{Broker, Publishing};
 use crate::output::progress;
 use crate::report::{Measured, short, thousands};
 use crate::results::Results;
-use crate::scenarios::throughput::{FLOOR_TIME, rounds_over_amqp};
+use crate::scenarios::throughput::rounds_over_amqp;
 
 const WEBHOOKS_PER_TENANT: usize = 10;
 const PUBLISH_TIME: Duration = Duration::from_secs(60);
@@ -93,10 +93,8 @@ async fn once(
     broker: &Broker,
     publishing: &Publishing,
 ) -> anyhow::Result<Measured> {
-    let (floor_per_second, _) = bench.floor(FLOOR_TIME).await?;
-    let (mut measured, _) =
-        bench.measure(name, WEBHOOKS_PER_TENANT, broker.publish(publishing.clone())).await?;
-    measured.set_floor(floor_per_second, measured.deliveries_per_second);
+    let publishing = broker.publish(publishing.clone());
+    let measured = bench.measure_by_floor(name, WEBHOOKS_PER_TENANT, publishing).await?;
     bench.rest().await?;
     Ok(measured)
 }

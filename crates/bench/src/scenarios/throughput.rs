@@ -12,8 +12,6 @@ use crate::report::Measured;
 use crate::results::Results;
 
 const ROUNDS: usize = 3;
-/// How long the floor is measured before a round.
-pub(super) const FLOOR_TIME: Duration = Duration::from_secs(3);
 const WARM_UP: Duration = Duration::from_secs(2);
 const ROUND_TIME: Duration = Duration::from_secs(6);
 /// Publishers at a time.
@@ -37,7 +35,7 @@ const DISPATCHERS: [usize; 3] = [1, 2, 4];
 pub(crate) async fn floor(bench: &mut Bench, results: &mut Results) -> anyhow::Result<()> {
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
-        rounds.push(bench.floor(FLOOR_TIME).await?.1);
+        rounds.push(bench.floor().await?);
     }
     results.add(Measured::median_of(&rounds));
     Ok(())
@@ -75,11 +73,8 @@ async fn by_tenants(
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
         bench.rest().await?;
-        let (floor_per_second, _) = bench.floor(FLOOR_TIME).await?;
         let publishing = publish(bench, ROUND_TIME);
-        let (mut round, _) = bench.measure(name, 1, publishing).await?;
-        round.set_floor(floor_per_second, round.deliveries_per_second);
-        rounds.push(round);
+        rounds.push(bench.measure_by_floor(name, 1, publishing).await?);
     }
     bench.rest().await?;
     results.add(Measured::median_of(&rounds));
@@ -189,10 +184,8 @@ pub(super) async fn rounds_over_amqp(
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
         bench.rest().await?;
-        let (floor_per_second, _) = bench.floor(FLOOR_TIME).await?;
-        let (mut round, _) = bench.measure(name, copies, broker.publish(publishing.clone())).await?;
-        round.set_floor(floor_per_second, round.deliveries_per_second);
-        rounds.push(round);
+        let publishing = broker.publish(publishing.clone());
+        rounds.push(bench.measure_by_floor(name, copies, publishing).await?);
     }
     bench.rest().await?;
     Ok(Measured::median_of(&rounds))
