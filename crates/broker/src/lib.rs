@@ -4,6 +4,7 @@
 //! Publishing and consuming use separate connections, because a broker short of memory blocks those that publish.
 
 mod acknowledgement;
+mod answering;
 mod connection;
 mod consumer;
 mod dead_letter;

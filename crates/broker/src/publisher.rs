@@ -7,13 +7,14 @@ use instruments::{Label, Labels};
 use lapin::options::BasicPublishOptions;
 use lapin::protocol::basic::AMQPProperties;
 use lapin::{Channel, Confirmation, Connection, PublisherConfirm};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::error::Elapsed;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::answering::{self, Caller};
 use crate::metrics::Blocked;
 use crate::parcel::Parcel;
 use crate::topology::{INGEST_KEY, short};
@@ -89,7 +90,7 @@ impl Label for PublishError {
 
 struct Request {
     parcel: Parcel,
-    reply: oneshot::Sender<Result<(), PublishError>>,
+    caller: Caller,
     _budget: OwnedSemaphorePermit,
 }
 
@@ -121,13 +122,13 @@ impl Publisher {
         let bytes = u32::try_from(parcel.json.len()).map_err(|_| PublishError::Overloaded)?;
         let budget =
             self.budget.clone().try_acquire_many_owned(bytes).map_err(|_| PublishError::Overloaded)?;
-        let (reply, answer) = oneshot::channel();
-        let request = Request { parcel, reply, _budget: budget };
+        let (caller, answer) = Caller::new();
+        let request = Request { parcel, caller, _budget: budget };
         self.requests.try_send(request).map_err(|_| PublishError::Overloaded)?;
         match timeout(self.timeout, answer).await {
             Err(_) => Err(PublishError::Timeout),
             Ok(Err(_)) => Err(PublishError::Disconnected),
-            Ok(Ok(result)) => result,
+            Ok(Ok(answer)) => answer.result,
         }
     }
 
@@ -153,8 +154,6 @@ enum Ended {
     Stopped,
     Lost(String),
 }
-
-type Replies = Vec<oneshot::Sender<Result<(), PublishError>>>;
 
 impl PublishTask {
     async fn run(mut self) {
@@ -208,24 +207,24 @@ impl PublishTask {
                 }
                 request = self.requests.recv(), if outstanding.len() < MAX_OUTSTANDING => {
                     let Some(first) = request else { stopping = true; continue };
-                    if first.reply.is_closed() {
+                    if first.caller.has_given_up() {
                         continue; // its caller has given up; sending it would surprise
                     }
                     if connection.status().blocked() {
                         // Frames would pile up in memory: the broker takes none until its alarm ends.
-                        let _ = first.reply.send(Err(PublishError::Refused));
+                        answering::answer(vec![first.caller], Err(PublishError::Refused));
                         continue;
                     }
-                    let (message, replies) = self.coalesce(first);
+                    let (message, callers) = self.coalesce(first);
                     let sent = self.send(channel, &message).await;
                     self.message = message;
                     match sent {
                         Ok(confirm) => {
                             let limit = self.confirm_timeout;
-                            outstanding.push_back(async move { (timeout(limit, confirm).await, replies) });
+                            outstanding.push_back(async move { (timeout(limit, confirm).await, callers) });
                         }
                         Err(error) => {
-                            answer(replies, Err(PublishError::Disconnected));
+                            answering::answer(callers, Err(PublishError::Disconnected));
                             return Ended::Lost(error.to_string());
                         }
                     }
@@ -240,25 +239,25 @@ impl PublishTask {
     }
 
     /// Takes the events that wait at this moment, up to the limits, into one message.
-    fn coalesce(&mut self, first: Request) -> (Vec<u8>, Replies) {
+    fn coalesce(&mut self, first: Request) -> (Vec<u8>, Vec<Caller>) {
         let mut events = first.parcel.events;
-        let mut replies = vec![first.reply];
+        let mut callers = vec![first.caller];
         let mut message = std::mem::take(&mut self.message);
         message.clear();
         message.extend_from_slice(b"[");
         message.extend_from_slice(&first.parcel.json);
         while events < MAX_COALESCED_EVENTS && message.len() < MAX_COALESCED_BYTES {
             let Ok(request) = self.requests.try_recv() else { break };
-            if request.reply.is_closed() {
+            if request.caller.has_given_up() {
                 continue; // its caller has given up; sending it would surprise
             }
             events += request.parcel.events;
             message.extend_from_slice(b",");
             message.extend_from_slice(&request.parcel.json);
-            replies.push(request.reply);
+            callers.push(request.caller);
         }
         message.extend_from_slice(b"]");
-        (message, replies)
+        (message, callers)
     }
 
     async fn send(&self, channel: &Channel, message: &[u8]) -> lapin::Result<PublisherConfirm> {
@@ -273,7 +272,7 @@ impl PublishTask {
     }
 }
 
-type Confirmed = (Result<lapin::Result<Confirmation>, Elapsed>, Replies);
+type Confirmed = (Result<lapin::Result<Confirmation>, Elapsed>, Vec<Caller>);
 
 /// Answers what a confirm settles. Any refusal is an error, and so ends the connection: the next one declares the
 /// topology again, and lapin can attach a returned message to the confirm of a neighbour, so everything that is not yet
@@ -296,15 +295,9 @@ where
         Err(_) => Some("a confirm did not come in time".to_owned()),
     });
     let result = if fault.is_none() { Ok(()) } else { Err(PublishError::Refused) };
-    for (_, replies) in settled {
-        answer(replies, result);
+    for (_, callers) in settled {
+        answering::answer(callers, result);
     }
     // Those still outstanding are dropped with the connection, which tells their callers.
     fault.map_or(Ok(()), Err)
-}
-
-fn answer(replies: Replies, result: Result<(), PublishError>) {
-    for reply in replies {
-        let _ = reply.send(result);
-    }
 }
