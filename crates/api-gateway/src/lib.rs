@@ -52,9 +52,10 @@ pub use token_keys::{JwksUrl, TokenKeyConfig};
 
 use crate::api_keys::ApiKeys;
 use crate::catalogue::Catalogue;
+use crate::http::deprecation;
+use crate::http::middleware::Middleware;
 use crate::http::queries::ProtectedRoutes;
-use crate::http::strangers::{self, Strangers};
-use crate::http::{compression, cors, deprecation, heads, methods, queries};
+use crate::http::strangers::Strangers;
 use crate::intake::Intakes;
 use crate::metrics::Metrics;
 use crate::settled::Settled;
@@ -132,39 +133,27 @@ impl Gateway {
             schema_validation: config.schema_validation,
             retention: config.retention,
         });
-        let (metrics, served_readiness) = (web::Data::new(metrics), readiness.clone());
-        let tracer = web::Data::new(config.tracer);
-        let origins = web::Data::new(config.cors_origins);
-        let proxies = web::Data::new(config.proxies);
-        let routes = web::Data::new(ProtectedRoutes::of(&openapi::document()));
         let clients = config.clients;
-        let deprecated = web::Data::new(deprecation::routes());
-        let strangers = web::Data::new(Strangers::new(clients.strangers_per_second));
+        let middleware = Arc::new(Middleware {
+            tracer: config.tracer,
+            origins: config.cors_origins,
+            proxies: config.proxies,
+            metrics,
+            strangers: Strangers::new(clients.strangers_per_second),
+            routes: ProtectedRoutes::of(&openapi::document()),
+            deprecated: deprecation::routes(),
+        });
+        let served_readiness = readiness.clone();
         // As many workers as would be anyway, but for a cap that gives each less than one connection.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let most = usize::try_from(clients.max_connections).unwrap_or(usize::MAX);
         let workers = cores.min(most).max(1);
         let server = HttpServer::new(move || {
+            let middleware = Arc::clone(&middleware);
             App::new()
                 .app_data(state.clone())
-                .app_data(metrics.clone())
-                .app_data(origins.clone())
-                .app_data(proxies.clone())
-                .app_data(tracer.clone())
-                .app_data(routes.clone())
-                .app_data(strangers.clone())
-                .app_data(deprecated.clone())
                 .app_data(web::Data::new(clients))
-                // The last one is the outermost.
-                .wrap(from_fn(queries::refuse_unknown))
-                .wrap(from_fn(deprecation::announce))
-                .wrap(from_fn(methods::answer_head_and_options))
-                .wrap(from_fn(strangers::limit))
-                .wrap(from_fn(heads::limit))
-                .wrap(from_fn(compression::compress))
-                .wrap(from_fn(request_log::log_request))
-                .wrap(from_fn(cors::share))
-                .wrap(from_fn(spans::trace_request))
+                .wrap(from_fn(move |request, next| Arc::clone(&middleware).answer(request, next)))
                 .configure(health::routes(served_readiness.clone()))
                 .configure(openapi::routes)
                 .configure(crate::routes::all)

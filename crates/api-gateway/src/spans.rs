@@ -1,10 +1,7 @@
 //! The spans of a gateway: one for each request of a trace that is kept, and one for each message that it publishes.
 
-use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::HeaderMap;
-use actix_web::middleware::Next;
-use actix_web::web;
 use broker::PublishError;
 use chrono::Utc;
 use domain::{Event, TraceContext};
@@ -16,15 +13,23 @@ tokio::task_local! {
     static CURRENT: TraceContext;
 }
 
-/// Answers a request, as part of its trace if that is kept.
-pub(crate) async fn trace_request(
-    request: ServiceRequest,
-    next: Next<impl MessageBody>,
-) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    let Some((tracer, open)) = begin(&request) else { return next.call(request).await };
-    let method = request.method().to_string();
+/// The span of a request, if its trace is kept. Health, documents and what is none of ours is not traced.
+pub(crate) fn begin(tracer: &Tracer, request: &ServiceRequest) -> Option<Open> {
+    if !tracer.is_on() || !request.path().starts_with("/api/") {
+        return None;
+    }
+    tracer.begin(parent(request.headers()).as_ref(), Utc::now())
+}
+
+/// Answers a request of this method as part of its trace.
+pub(crate) async fn trace(
+    tracer: &Tracer,
+    open: Open,
+    method: String,
+    answering: impl Future<Output = Result<ServiceResponse, actix_web::Error>>,
+) -> Result<ServiceResponse, actix_web::Error> {
     let log_span = open.log_span();
-    let answering = CURRENT.scope(open.context.clone(), next.call(request));
+    let answering = CURRENT.scope(open.context.clone(), answering);
     let response = Box::pin(answering.instrument(log_span)).await;
     let answered = response
         .as_ref()
@@ -33,16 +38,6 @@ pub(crate) async fn trace_request(
         answered.unwrap_or_else(|error| (String::new(), error.as_response_error().status_code().as_u16()));
     tracer.record(span(open, method, route, status));
     response
-}
-
-/// Health, documents and what is none of ours is not traced.
-fn begin(request: &ServiceRequest) -> Option<(Tracer, Open)> {
-    let tracer = request.app_data::<web::Data<Tracer>>()?;
-    if !tracer.is_on() || !request.path().starts_with("/api/") {
-        return None;
-    }
-    let open = tracer.begin(parent(request.headers()).as_ref(), Utc::now())?;
-    Some((Tracer::clone(tracer), open))
 }
 
 fn parent(headers: &HeaderMap) -> Option<TraceContext> {

@@ -3,11 +3,10 @@
 use std::io::Write as _;
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::dev::ServiceResponse;
 use actix_web::http::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, VARY,
 };
-use actix_web::middleware::Next;
 use actix_web::web::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -17,20 +16,16 @@ const MIN_BYTES: u64 = 1024;
 /// What an entity tag of a compressed answer ends with: the bytes are others.
 const TAG_SUFFIX: &str = "-gzip\"";
 
-pub(crate) async fn compress(
-    request: ServiceRequest,
-    next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
-    let is_wanted = accepts_gzip(request.headers());
-    let mut response = next.call(request).await?.map_into_boxed_body();
+/// Compresses the answer if it is worth it, for a client that takes gzip.
+pub(crate) fn end(mut response: ServiceResponse, takes_gzip: bool) -> ServiceResponse {
     let is_worth_it = matches!(response.response().body().size(), BodySize::Sized(MIN_BYTES..))
         && may_be_compressed(response.headers());
     if !is_worth_it {
-        return Ok(response);
+        return response;
     }
     response.headers_mut().append(VARY, HeaderValue::from_static("accept-encoding"));
-    if !is_wanted {
-        return Ok(response);
+    if !takes_gzip {
+        return response;
     }
     let mut is_compressed = false;
     let mut response = response.map_body(|_, body| match body.try_into_bytes() {
@@ -49,7 +44,7 @@ pub(crate) async fn compress(
             headers.insert(ETAG, tag);
         }
     }
-    Ok(response)
+    response
 }
 
 /// The tag of the same answer when it is not compressed.
@@ -77,7 +72,7 @@ fn may_be_compressed(headers: &HeaderMap) -> bool {
 }
 
 /// Whether gzip is among what the client takes, and not worth less to it than the answer as it is.
-fn accepts_gzip(headers: &HeaderMap) -> bool {
+pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
     let (mut gzip, mut identity, mut any) = (None, None, None);
     for value in headers.get_all(ACCEPT_ENCODING).filter_map(|value| value.to_str().ok()) {
         for choice in value.split(',') {

@@ -2,16 +2,14 @@
 
 use std::str::FromStr;
 
-use actix_web::body::{EitherBody, MessageBody};
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::HttpResponse;
+use actix_web::dev::ServiceRequest;
 use actix_web::http::Method;
 use actix_web::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, HeaderValue,
-    ORIGIN, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, HeaderMap,
+    HeaderValue, ORIGIN, VARY,
 };
-use actix_web::middleware::Next;
-use actix_web::{HttpResponse, web};
 use domain::Invalid;
 
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
@@ -73,37 +71,47 @@ fn parse_origin(text: &str) -> Result<String, Invalid> {
     })
 }
 
-pub(crate) async fn share(
-    request: ServiceRequest,
-    next: Next<impl MessageBody>,
-) -> Result<ServiceResponse<EitherBody<impl MessageBody>>, actix_web::Error> {
-    let origins = request.app_data::<web::Data<Origins>>().cloned();
-    let Some(origins) = origins.filter(|origins| origins.0 != Allowed::None) else {
-        return Ok(next.call(request).await?.map_into_left_body());
-    };
-    let allowed = request.headers().get(ORIGIN).and_then(|origin| origins.answer(origin));
-    let is_preflight = request.method() == Method::OPTIONS
-        && request.headers().contains_key(ORIGIN)
-        && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-    let mut response = if is_preflight && allowed.is_some() {
-        let mut answer = HttpResponse::NoContent();
-        answer
-            .insert_header((ACCESS_CONTROL_ALLOW_METHODS, METHODS))
-            .insert_header((ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_HEADERS))
-            .insert_header((ACCESS_CONTROL_MAX_AGE, MAX_AGE));
-        request.into_response(answer.finish()).map_into_right_body()
-    } else {
-        next.call(request).await?.map_into_left_body()
-    };
-    let headers = response.headers_mut();
-    headers.append(VARY, HeaderValue::from_static("origin"));
-    if let Some(origin) = allowed {
-        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        if !is_preflight {
-            headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED_HEADERS));
+/// What a request asks of it.
+pub(crate) struct Sharing {
+    /// What the answer tells the page, if it may read it.
+    allowed: Option<HeaderValue>,
+    is_preflight: bool,
+}
+
+impl Sharing {
+    /// Nothing where no page of another origin may call.
+    pub(crate) fn of(request: &ServiceRequest, origins: &Origins) -> Option<Self> {
+        if origins.0 == Allowed::None {
+            return None;
+        }
+        let headers = request.headers();
+        let allowed = headers.get(ORIGIN).and_then(|origin| origins.answer(origin));
+        let is_preflight = request.method() == Method::OPTIONS
+            && allowed.is_some()
+            && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+        Some(Self { allowed, is_preflight })
+    }
+
+    /// The answer to a browser that asks before its page's request.
+    pub(crate) fn preflight(&self) -> Option<HttpResponse> {
+        self.is_preflight.then(|| {
+            HttpResponse::NoContent()
+                .insert_header((ACCESS_CONTROL_ALLOW_METHODS, METHODS))
+                .insert_header((ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_HEADERS))
+                .insert_header((ACCESS_CONTROL_MAX_AGE, MAX_AGE))
+                .finish()
+        })
+    }
+
+    pub(crate) fn end(self, headers: &mut HeaderMap) {
+        headers.append(VARY, HeaderValue::from_static("origin"));
+        if let Some(origin) = self.allowed {
+            headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            if !self.is_preflight {
+                headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED_HEADERS));
+            }
         }
     }
-    Ok(response)
 }
 
 #[cfg(test)]

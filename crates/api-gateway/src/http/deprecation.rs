@@ -2,10 +2,8 @@
 //! `Deprecation` (RFC 9745), `Sunset` (RFC 8594) and `Link`.
 
 use actix_web::body::MessageBody;
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::dev::ServiceResponse;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue, LINK};
-use actix_web::middleware::Next;
-use actix_web::web;
 use chrono::{DateTime, Utc};
 
 const DEPRECATION: HeaderName = HeaderName::from_static("deprecation");
@@ -32,24 +30,17 @@ pub(crate) fn routes() -> Vec<Deprecated> {
     Vec::new()
 }
 
-pub(crate) async fn announce(
-    request: ServiceRequest,
-    next: Next<impl MessageBody>,
-) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    let mut response = next.call(request).await?;
-    let request = response.request();
-    let routes = request.app_data::<web::Data<Vec<Deprecated>>>().filter(|routes| !routes.is_empty());
-    let found = routes.and_then(|routes| {
-        let pattern = request.match_pattern()?;
-        routes
-            .iter()
-            .find(|route| route.path == pattern && route.method == request.method().as_str())
-            .cloned()
-    });
-    if let Some(route) = found {
-        add_headers(response.headers_mut(), &route);
+/// Says it in the answer, where its route is one of them.
+pub(crate) fn announce(routes: &[Deprecated], response: &mut ServiceResponse<impl MessageBody>) {
+    if routes.is_empty() {
+        return;
     }
-    Ok(response)
+    let request = response.request();
+    let Some(pattern) = request.match_pattern() else { return };
+    let method = request.method().as_str();
+    if let Some(route) = routes.iter().find(|route| route.path == pattern && route.method == method) {
+        add_headers(response.headers_mut(), route);
+    }
 }
 
 fn add_headers(headers: &mut HeaderMap, route: &Deprecated) {
@@ -65,9 +56,9 @@ fn add_headers(headers: &mut HeaderMap, route: &Deprecated) {
 
 #[cfg(test)]
 mod tests {
-    use actix_web::middleware::from_fn;
+    use actix_web::middleware::{Next, from_fn};
     use actix_web::test::{TestRequest, call_service, init_service};
-    use actix_web::{App, HttpResponse};
+    use actix_web::{App, HttpResponse, web};
 
     use super::*;
 
@@ -82,8 +73,14 @@ mod tests {
         };
         let gone = async || HttpResponse::NotFound();
         let app = App::new()
-            .app_data(web::Data::new(vec![old]))
-            .wrap(from_fn(announce))
+            .wrap(from_fn(move |request, next: Next<_>| {
+                let old = old.clone();
+                async move {
+                    let mut response = next.call(request).await?;
+                    announce(&[old], &mut response);
+                    Ok::<_, actix_web::Error>(response)
+                }
+            }))
             .route("/api/old/{id}", web::get().to(gone))
             .route("/api/new/{id}", web::get().to(gone));
         let app = init_service(app).await;

@@ -1,9 +1,6 @@
 //! How large the head of a request may be. What is larger than the HTTP library takes, it refuses by itself.
 
-use actix_web::ResponseError as _;
-use actix_web::body::{EitherBody, MessageBody};
-use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::middleware::Next;
+use actix_web::dev::ServiceRequest;
 
 use crate::error::{ApiError, Code};
 
@@ -12,17 +9,7 @@ const MAX_TARGET_BYTES: usize = 8 * 1024;
 /// Names and values of all headers together, in bytes: room for the longest token, and as much again for proxies.
 const MAX_HEADER_BYTES: usize = 32 * 1024;
 
-pub(crate) async fn limit(
-    request: ServiceRequest,
-    next: Next<impl MessageBody>,
-) -> Result<ServiceResponse<EitherBody<impl MessageBody>>, actix_web::Error> {
-    match check(&request) {
-        Ok(()) => Ok(next.call(request).await?.map_into_left_body()),
-        Err(error) => Ok(request.into_response(error.error_response()).map_into_right_body()),
-    }
-}
-
-fn check(request: &ServiceRequest) -> Result<(), ApiError> {
+pub(crate) fn check(request: &ServiceRequest) -> Result<(), ApiError> {
     let target = request.uri().path().len() + request.query_string().len();
     if target > MAX_TARGET_BYTES {
         let message = format!("Path and query must be at most {} KiB", MAX_TARGET_BYTES / 1024);

@@ -1,10 +1,8 @@
 //! `HEAD` and `OPTIONS`, which every path answers, whatever else it does.
 
-use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::ALLOW;
 use actix_web::http::{Method, StatusCode};
-use actix_web::middleware::Next;
 use actix_web::{HttpResponse, ResponseError as _};
 
 use crate::error::ApiError;
@@ -12,31 +10,31 @@ use crate::error::ApiError;
 /// Where the resources are. All that is served beside them, health and documentation, is read only.
 const API: &str = "/api/";
 
-/// Answers `HEAD` as `GET`, whose body is left out on the way, and `OPTIONS` with the methods that there are.
-pub(crate) async fn answer_head_and_options(
-    mut request: ServiceRequest,
-    next: Next<impl MessageBody>,
-) -> Result<ServiceResponse<EitherBody<impl MessageBody>>, actix_web::Error> {
+/// Makes `GET` of `HEAD`, whose body is left out on the way, and answers what no handler need be asked for.
+pub(crate) fn begin(request: &mut ServiceRequest) -> Option<HttpResponse> {
     let is_options = request.method() == Method::OPTIONS;
     if is_options && request.path() == "*" {
         // Asks about the server as a whole.
-        return Ok(request.into_response(HttpResponse::NoContent()).map_into_right_body());
+        return Some(HttpResponse::NoContent().finish());
     }
     if request.method() == Method::HEAD {
         request.head_mut().method = Method::GET;
     }
     let is_read = request.method() == Method::GET;
-    if !is_read && !request.path().starts_with(API) && request.match_pattern().is_some() {
-        return Ok(request.into_response(answer(is_options, "GET, HEAD")).map_into_right_body());
+    let is_elsewhere = !is_read && !request.path().starts_with(API) && request.match_pattern().is_some();
+    is_elsewhere.then(|| answer(is_options, "GET, HEAD"))
+}
+
+/// `OPTIONS` comes to the handlers as a method that none has, and each of them says which it has.
+pub(crate) fn end(response: ServiceResponse) -> ServiceResponse {
+    if response.status() != StatusCode::METHOD_NOT_ALLOWED {
+        return response;
     }
-    let response = next.call(request).await?;
-    let allowed = response.headers().get(ALLOW).and_then(|allow| allow.to_str().ok()).map(str::to_owned);
-    match allowed {
-        Some(allowed) if response.status() == StatusCode::METHOD_NOT_ALLOWED => {
-            Ok(response.into_response(answer(is_options, &allowed)).map_into_right_body())
-        }
-        Some(_) | None => Ok(response.map_into_left_body()),
-    }
+    let Some(allowed) = response.headers().get(ALLOW).and_then(|allow| allow.to_str().ok()) else {
+        return response;
+    };
+    let answer = answer(response.request().method() == Method::OPTIONS, allowed);
+    response.into_response(answer)
 }
 
 fn answer(is_options: bool, allowed: &str) -> HttpResponse {

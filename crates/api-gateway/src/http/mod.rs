@@ -6,5 +6,6 @@ pub(crate) mod cors;
 pub(crate) mod deprecation;
 pub(crate) mod heads;
 pub(crate) mod methods;
+pub(crate) mod middleware;
 pub(crate) mod queries;
 pub(crate) mod strangers;

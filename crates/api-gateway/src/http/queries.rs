@@ -4,11 +4,9 @@
 
 use std::collections::HashMap;
 
-use actix_web::body::{EitherBody, MessageBody};
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::dev::ServiceRequest;
 use actix_web::http::Method;
-use actix_web::middleware::Next;
-use actix_web::{ResponseError as _, web};
+use actix_web::web;
 use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
 use utoipa::openapi::{OpenApi, RefOr};
 
@@ -38,10 +36,14 @@ impl ProtectedRoutes {
         self.0.get(pattern)?.iter().find(|(known, _)| known == method).map(|(_, parameters)| parameters)
     }
 
-    /// What is wrong with a query, by parameter.
-    fn check(&self, pattern: &str, method: &Method, query: &str) -> Result<(), ApiError> {
-        let Some(known) = self.parameters(pattern, method) else { return Ok(()) };
-        let given = web::Query::<Vec<(String, String)>>::from_query(query)
+    /// What is wrong with the query of a request.
+    pub(crate) fn check(&self, request: &ServiceRequest) -> Result<(), ApiError> {
+        if request.query_string().is_empty() {
+            return Ok(());
+        }
+        let Some(pattern) = request.match_pattern() else { return Ok(()) };
+        let Some(known) = self.parameters(&pattern, request.method()) else { return Ok(()) };
+        let given = web::Query::<Vec<(String, String)>>::from_query(request.query_string())
             .map_err(|error| ApiError::field("query", error.to_string()))?;
         match given.iter().find(|(name, _)| !known.contains(name)) {
             Some((name, _)) => {
@@ -70,18 +72,4 @@ fn names(operation: &Operation) -> Vec<String> {
         RefOr::T(_) | RefOr::Ref(_) => None,
     });
     own.collect()
-}
-
-pub(crate) async fn refuse_unknown(
-    request: ServiceRequest,
-    next: Next<impl MessageBody>,
-) -> Result<ServiceResponse<EitherBody<impl MessageBody>>, actix_web::Error> {
-    if !request.query_string().is_empty()
-        && let Some(pattern) = request.match_pattern()
-        && let Some(known) = request.app_data::<web::Data<ProtectedRoutes>>().cloned()
-        && let Err(error) = known.check(&pattern, request.method(), request.query_string())
-    {
-        return Ok(request.into_response(error.error_response()).map_into_right_body());
-    }
-    Ok(next.call(request).await?.map_into_left_body())
 }

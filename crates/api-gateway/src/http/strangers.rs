@@ -6,17 +6,15 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
-use actix_web::middleware::Next;
-use actix_web::{HttpMessage as _, ResponseError as _, web};
+use actix_web::{HttpMessage as _, HttpRequest, ResponseError as _};
 use domain::{Rate, Throttle};
 use tokio::time::Instant;
 
 use crate::error::ApiError;
 use crate::http::queries::ProtectedRoutes;
-use crate::request_origin::ClientAddress;
+use crate::request_origin::Arrived;
 
 /// Addresses remembered. Beyond that those are forgotten first that owe nothing, and then all.
 const MAX_REMEMBERED: usize = 50_000;
@@ -38,7 +36,28 @@ impl Strangers {
         Self { rate, started: Instant::now(), throttles: Mutex::default() }
     }
 
-    fn take(&self, address: IpAddr) -> Result<(), ApiError> {
+    /// Counts a request of a public route, before it is served.
+    pub(crate) fn admit(&self, request: &ServiceRequest, routes: &ProtectedRoutes) -> Result<(), ApiError> {
+        if is_public(request, routes) { self.take(request.request()) } else { Ok(()) }
+    }
+
+    /// Counts an answer to a refused credential. Where there is no more room, the answer is 429.
+    pub(crate) fn end(&self, response: ServiceResponse) -> ServiceResponse {
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return response;
+        }
+        match self.take(response.request()) {
+            Ok(()) => response,
+            Err(error) => response.into_response(error.error_response()),
+        }
+    }
+
+    fn take(&self, request: &HttpRequest) -> Result<(), ApiError> {
+        let address = request.extensions().get::<Arrived>().and_then(|arrived| arrived.address);
+        address.map_or(Ok(()), |address| self.take_of(address))
+    }
+
+    fn take_of(&self, address: IpAddr) -> Result<(), ApiError> {
         let Some(rate) = self.rate else { return Ok(()) };
         let now = self.started.elapsed();
         let mut throttles = self.lock();
@@ -77,36 +96,11 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// A public route counts before it is served, a refused credential after. Where there is no more room, the answer is 429.
-pub(crate) async fn limit(
-    request: ServiceRequest,
-    next: Next<impl MessageBody>,
-) -> Result<ServiceResponse<EitherBody<impl MessageBody>>, actix_web::Error> {
-    let address = request.extensions().get::<ClientAddress>().map(|address| address.0);
-    let strangers = request.app_data::<web::Data<Strangers>>().cloned();
-    let (Some(address), Some(strangers)) = (address, strangers) else {
-        return Ok(next.call(request).await?.map_into_left_body());
-    };
-    if is_public(&request)
-        && let Err(error) = strangers.take(address)
-    {
-        return Ok(request.into_response(error.error_response()).map_into_right_body());
-    }
-    let response = next.call(request).await?;
-    if response.status() == StatusCode::UNAUTHORIZED
-        && let Err(error) = strangers.take(address)
-    {
-        return Ok(response.into_response(error.error_response()).map_into_right_body());
-    }
-    Ok(response.map_into_left_body())
-}
-
 /// Probes of the machines around ask for the health as often as they like.
-fn is_public(request: &ServiceRequest) -> bool {
+fn is_public(request: &ServiceRequest, routes: &ProtectedRoutes) -> bool {
     if request.path().starts_with("/health/") {
         return false;
     }
-    let Some(routes) = request.app_data::<web::Data<ProtectedRoutes>>() else { return true };
     // To find the pattern of a path costs regular expressions, which the path of events can do without.
     let is_protected = |path: &str| routes.contains(path, request.method());
     !is_protected(request.path()) && !request.match_pattern().is_some_and(|pattern| is_protected(&pattern))
@@ -121,12 +115,12 @@ mod tests {
         let strangers = Strangers::new(20);
         let address = |last| IpAddr::from([192, 0, 2, last]);
         for _ in 0..100 {
-            assert!(strangers.take(address(1)).is_ok());
+            assert!(strangers.take_of(address(1)).is_ok());
         }
-        let refused = (0..100).filter(|_| strangers.take(address(1)).is_err()).count();
+        let refused = (0..100).filter(|_| strangers.take_of(address(1)).is_err()).count();
         assert!(refused >= 90, "{refused}");
-        assert!(strangers.take(address(2)).is_ok());
-        assert!((0..1000).all(|_| Strangers::new(0).take(address(1)).is_ok()));
+        assert!(strangers.take_of(address(2)).is_ok());
+        assert!((0..1000).all(|_| Strangers::new(0).take_of(address(1)).is_ok()));
     }
 
     #[test]
@@ -141,7 +135,7 @@ mod tests {
     fn memory_is_bounded_whoever_calls() {
         let strangers = Strangers::new(20);
         for number in (0_u32..).take(MAX_REMEMBERED + 10) {
-            assert!(strangers.take(IpAddr::from(number.to_be_bytes())).is_ok());
+            assert!(strangers.take_of(IpAddr::from(number.to_be_bytes())).is_ok());
         }
         assert!(strangers.lock().len() <= MAX_REMEMBERED);
     }
