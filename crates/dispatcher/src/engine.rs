@@ -58,6 +58,7 @@ pub(crate) struct Engine {
     exchanges: ExchangeRoom,
     tracer: Tracer,
     notes: mpsc::Sender<Note>,
+    awaited: Arc<Notify>,
     /// Told when something has ended: there is room.
     pub(crate) room: Notify,
     /// Ends every request at once.
@@ -77,6 +78,8 @@ pub(crate) struct EngineConfig {
     pub(crate) metrics: Metrics,
     pub(crate) tracer: Tracer,
     pub(crate) notes: mpsc::Sender<Note>,
+    /// Told of results that others wait for.
+    pub(crate) awaited: Arc<Notify>,
 }
 
 impl Engine {
@@ -101,6 +104,7 @@ impl Engine {
             exchanges: ExchangeRoom::default(),
             tracer: config.tracer,
             notes: config.notes,
+            awaited: config.awaited,
             room: Notify::new(),
             abandon: CancellationToken::new(),
         })
@@ -225,6 +229,15 @@ impl Engine {
         }
     }
 
+    /// The same, of a delivery. The limits and the order of a metered webhook hold by its rows, so others wait for them.
+    fn note_of(&self, delivery: &Delivery, note: Note) -> impl Future<Output = ()> + Send {
+        let noted = self.note(note);
+        if delivery.target.webhook.is_metered() {
+            self.awaited.notify_one();
+        }
+        noted
+    }
+
     async fn park_for_gate(&self, deliveries: Vec<Delivery>, reason: ParkedFor) {
         for delivery in deliveries {
             self.park(&delivery, None, reason).await;
@@ -233,7 +246,7 @@ impl Engine {
 
     async fn park(&self, delivery: &Delivery, due_at: Option<DateTime<Utc>>, reason: ParkedFor) {
         self.metrics.parked(reason);
-        self.note(put_off(delivery, due_at, delivery.batch())).await;
+        self.note_of(delivery, put_off(delivery, due_at, delivery.batch())).await;
     }
 
     fn start_next(self: &Arc<Self>, lanes: &mut Lanes<Delivery>) {
@@ -266,7 +279,7 @@ impl Engine {
             self.metrics.parked(ParkedFor::Fault);
             // A stuck one has settled its batch before.
             let batch = delivery.batch().filter(|_| place.pace != Pace::Stuck);
-            self.note(put_off(&delivery, Some(self.after_fault()), batch)).await;
+            self.note_of(&delivery, put_off(&delivery, Some(self.after_fault()), batch)).await;
         }
     }
 
@@ -306,7 +319,7 @@ impl Engine {
                     let leased_until = now + self.lease_for(&delivery.target.webhook);
                     let (attempts, holder) = (delivery.attempts, Some(self.dispatcher_id));
                     let parked = parked(delivery, Some(batch), attempts, Some(leased_until), holder);
-                    self.note(Note::of_state(State::Parked(parked), Some(batch))).await;
+                    self.note_of(delivery, Note::of_state(State::Parked(parked), Some(batch))).await;
                 }
                 request.await
             }
@@ -330,7 +343,7 @@ impl Engine {
                 put_off(delivery, Some(due_at), batch)
             }
         };
-        self.note(note).await;
+        self.note_of(delivery, note).await;
     }
 
     fn after_fault(&self) -> DateTime<Utc> {

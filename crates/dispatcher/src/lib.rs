@@ -85,6 +85,7 @@ impl Dispatcher {
         config.tracer.register_metrics(registry);
         let (stop, done) = (CancellationToken::new(), CancellationToken::new());
         let (notes, notes_received) = mpsc::channel(NOTE_QUEUE);
+        let awaited = Arc::new(Notify::new());
         let open_batches = Arc::new(OpenBatches::default());
         let lease = config.delivery_timeout + config.lease;
         let engine = Engine::new(EngineConfig {
@@ -104,6 +105,7 @@ impl Dispatcher {
             metrics: metrics.clone(),
             tracer: config.tracer.clone(),
             notes,
+            awaited: Arc::clone(&awaited),
         });
         registry.register_collector(Box::new(Memory(Arc::downgrade(&engine))));
         let routing = Arc::new(Routing::new(config.store.clone()));
@@ -116,6 +118,7 @@ impl Dispatcher {
             open_batches: Arc::clone(&open_batches),
             metrics: metrics.clone(),
             notes: notes_received,
+            awaited,
         };
         let dead_letters = Arc::new(DeadLetters::new(config.broker.clone()));
         let relay = Relay {

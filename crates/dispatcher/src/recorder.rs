@@ -121,6 +121,8 @@ pub(crate) struct Recorder {
     pub(crate) open_batches: Arc<OpenBatches>,
     pub(crate) metrics: Metrics,
     pub(crate) notes: mpsc::Receiver<Note>,
+    /// Told of results that others wait for.
+    pub(crate) awaited: Arc<Notify>,
 }
 
 impl Recorder {
@@ -130,7 +132,7 @@ impl Recorder {
         let mut notes = Vec::with_capacity(MAX_RESULTS);
         let mut gathering = Gathering::default();
         while self.notes.recv_many(&mut notes, MAX_RESULTS).await > 0 {
-            gathering.wait(notes.len(), MAX_RESULTS).await;
+            gathering.wait_unless(&self.awaited, notes.len(), MAX_RESULTS).await;
             while notes.len() < MAX_RESULTS
                 && let Ok(note) = self.notes.try_recv()
             {
