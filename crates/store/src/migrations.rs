@@ -53,6 +53,7 @@ const MIGRATIONS: &[Migration] = &migrations![
     "0021_event_feed",
     "0022_scheduling_and_erasure",
     "0023_key_rates",
+    "0024_no_truncation",
 ];
 
 /// The version of the schema that this build needs.
