@@ -21,7 +21,7 @@ use crate::delivery::{Delivery, Origin};
 use crate::exchanges::ExchangeRoom;
 use crate::gates::{Gates, Learned};
 use crate::lanes::{Lanes, Limits, Pace};
-use crate::metrics::{Metrics, ParkedFor};
+use crate::metrics::{Held, Metrics, ParkedFor};
 use crate::recorder::{Note, State};
 use crate::spans;
 
@@ -207,6 +207,7 @@ impl Engine {
             exchange: None,
         };
         self.note(Note { attempt: Some(attempt), ..Note::of_state(State::Finished(key), None) }).await;
+        self.awaited.notify_one(); // perhaps by the next of its order
     }
 
     /// Schedules a delivery whose event says when.
@@ -229,10 +230,11 @@ impl Engine {
         }
     }
 
-    /// The same, of a delivery. The limits and the order of a metered webhook hold by its rows, so others wait for them.
+    /// The same, of a delivery. The limits and the order of a metered webhook hold by its rows, and a backlog is taken on as
+    /// the rows of it go, so others wait for these.
     fn note_of(&self, delivery: &Delivery, note: Note) -> impl Future<Output = ()> + Send {
         let noted = self.note(note);
-        if delivery.target.webhook.is_metered() {
+        if delivery.target.webhook.is_metered() || matches!(delivery.held(), Held::Yes) {
             self.awaited.notify_one();
         }
         noted

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// From this many in one transaction on there is much to write: some 10,000 a second.
 const BUSY: usize = 32;
@@ -18,6 +18,8 @@ const UNAWAITED_WAIT: Duration = Duration::from_millis(8);
 #[derive(Default)]
 pub(crate) struct Gathering {
     is_busy: bool,
+    /// How long was waited for what came together last.
+    waited: Duration,
 }
 
 impl Gathering {
@@ -29,19 +31,26 @@ impl Gathering {
     }
 
     /// Waits longer, for a transaction that nobody waits for until `awaited` says so.
-    pub(crate) async fn wait_unless(&self, awaited: &Notify, have: usize, most: usize) {
-        if have >= most / 2 {
-            return;
+    pub(crate) async fn wait_unless(&mut self, awaited: &Notify, have: usize, most: usize) {
+        let began = Instant::now();
+        if have < most / 2 {
+            tokio::select! {
+                () = sleep(UNAWAITED_WAIT) => {}
+                () = awaited.notified() => {
+                    if self.is_worth_waiting(have, most) {
+                        sleep_until(began + WAIT).await;
+                    }
+                }
+            }
         }
-        tokio::select! {
-            () = sleep(UNAWAITED_WAIT) => {}
-            () = awaited.notified() => self.wait(have, most).await,
-        }
+        self.waited = began.elapsed();
     }
 
     /// A transaction has so many.
     pub(crate) fn gathered(&mut self, count: usize) {
-        self.is_busy = count >= BUSY;
+        // Who has waited longer has more to show for it.
+        let times = (self.waited.as_secs_f64() / WAIT.as_secs_f64()).max(1.0);
+        self.is_busy = count as f64 >= BUSY as f64 * times;
     }
 
     fn is_worth_waiting(&self, have: usize, most: usize) -> bool {
@@ -51,27 +60,30 @@ impl Gathering {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn what_nobody_waits_for_is_gathered_until_somebody_does() {
-        let (gathering, awaited) = (Gathering::default(), Notify::new());
-        let waited = async |have| {
-            let began = Instant::now();
+        let (mut gathering, awaited) = (Gathering::default(), Notify::new());
+        let waited = async |gathering: &mut Gathering, have| {
             gathering.wait_unless(&awaited, have, 500).await;
-            began.elapsed()
+            gathering.waited
         };
-        assert_eq!(waited(1).await, UNAWAITED_WAIT);
-        assert_eq!(waited(250).await, Duration::ZERO, "there is enough");
+        assert_eq!(waited(&mut gathering, 1).await, UNAWAITED_WAIT);
+        gathering.gathered(BUSY);
+        assert!(!gathering.is_busy, "so many in so long are few");
+        assert_eq!(waited(&mut gathering, 250).await, Duration::ZERO, "there is enough");
         awaited.notify_one();
-        assert_eq!(waited(1).await, Duration::ZERO);
-        let (waited, ()) = tokio::join!(waited(1), async {
-            sleep(Duration::from_millis(2)).await;
+        assert_eq!(waited(&mut gathering, 1).await, Duration::ZERO);
+        let ahead = Duration::from_millis(2);
+        let somebody = async {
+            sleep(ahead).await;
             awaited.notify_one();
-        });
-        assert_eq!(waited, Duration::from_millis(2));
+        };
+        assert_eq!(tokio::join!(waited(&mut gathering, 1), somebody).0, ahead);
+        gathering.gathered(BUSY);
+        awaited.notify_one();
+        assert_eq!(waited(&mut gathering, 1).await, WAIT, "there is much");
     }
 
     #[test]

@@ -96,11 +96,13 @@ impl ParkedDeliveries {
     pub(crate) async fn run_due(self) {
         let permits = Arc::new(Semaphore::new(MAX_DUE));
         let mut backoff = Backoff::default();
+        let mut due = Due::None;
         while !self.stop.is_cancelled() {
             let began = Instant::now();
             let room = permits.available_permits().min(MAX_CLAIM);
-            match self.claim_due(room, &permits).await {
-                Ok(due) => {
+            match self.claim_due(room, due, &permits).await {
+                Ok(found) => {
+                    due = found;
                     backoff.reset();
                     let pause = match due {
                         Due::None => self.poll_interval,
@@ -152,8 +154,9 @@ impl ParkedDeliveries {
         }
     }
 
-    async fn claim_due(&self, room: usize, permits: &Arc<Semaphore>) -> Result<Due, StoreError> {
-        if room == 0 {
+    /// A backlog is set to wait even while there is no room to take any of it on: others are due behind it.
+    async fn claim_due(&self, room: usize, last: Due, permits: &Arc<Semaphore>) -> Result<Due, StoreError> {
+        if room == 0 && last != Due::Backlog {
             return Ok(Due::None);
         }
         let now = self.engine.clock.now();
@@ -165,9 +168,9 @@ impl ParkedDeliveries {
         let claimed = self.take_on(due.deliveries, lease, Held::No, permits).await?;
         Ok(match (due.more, due.set_waiting) {
             (true, true) => Due::Backlog,
-            (true, false) => Due::More,
-            (false, _) if claimed == room => Due::More,
-            (false, _) => Due::None,
+            (true, false) if room > 0 => Due::More,
+            (false, _) if room > 0 && claimed == room => Due::More,
+            (_, _) => Due::None,
         })
     }
 
