@@ -1,5 +1,5 @@
-//! The floor: signed requests that nobody accepts, queues or writes down before. They are made with the HTTP client that deliveries are
-//! made with, over connections that are kept, so that what is left between it and the product is what the product adds.
+//! The floor: signed requests that nobody accepts, queues or writes down before. They are made with hyper's pooled client, over
+//! connections that are kept, as somebody would who only had to send them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

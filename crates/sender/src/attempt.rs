@@ -11,18 +11,16 @@ use domain::{
     AttemptTimeout, Cause, Event, EventLinks, Exchange, Outcome, TraceContext, UrlPolicy, Webhook,
     parse_retry_after,
 };
-use http::Request;
 use http::header::{HeaderMap, RETRY_AFTER};
-use http_body_util::{BodyExt as _, Full};
 use tokio::time::{Instant, timeout};
 use tracing::error;
 
 use crate::capture::{Capture, Heard, headers_as_sent};
-use crate::client::{self, Client};
+use crate::client::{Client, Destination, RequestError};
 use crate::occasionally::Occasionally;
 use crate::request;
 use crate::resolver::{GuardedResolver, ResolveError};
-use crate::target::Target;
+use crate::target::{Opened, Target};
 
 /// How much of an answer's body is read. A receiver that sends more is cut off, and its status counts.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024;
@@ -78,7 +76,7 @@ impl Sender {
         links: EventLinks,
     ) -> Result<Self, rustls::Error> {
         let resolver = GuardedResolver::new(policy.addresses.clone(), dns_servers, deadline);
-        let client = client::build(resolver.clone())?;
+        let client = Client::new(resolver.clone())?;
         let complaining = Occasionally::new(COMPLAIN_EVERY);
         Ok(Self { client, policy, resolver, deadline, links, complaining })
     }
@@ -142,7 +140,10 @@ impl Sender {
         let is_captured = capture == Capture::All || outcome != Outcome::Delivered;
         let exchange = is_captured.then(|| {
             // Made once more rather than kept: of the most, which succeed, nobody will ask for them.
-            let request = self.request(target, event, now, trace).ok();
+            let parts = self.parts(target).ok();
+            let request = parts.and_then(|(destination, opened)| {
+                request::build(target, destination, opened, &self.links, event, now, trace).ok()
+            });
             Box::new(Exchange {
                 request_headers: request.as_ref().map(headers_as_sent).unwrap_or_default(),
                 response: heard.map(Heard::capture),
@@ -166,39 +167,37 @@ impl Sender {
         trace: Option<&TraceContext>,
         heard: &mut Option<Heard>,
     ) -> Result<u16, Failure> {
-        let request = self.request(target, event, now, trace)?;
+        let (destination, opened) = self.parts(target)?;
         // The client looks names up through the guard; an address in the URL itself never gets there.
         let policy = target.webhook.url.check(&self.policy);
         policy.map_err(|reason| Failure::Theirs(Cause::AddressRefused, reason.to_string()))?;
-        let answered = self.client.request(request).await;
-        let (head, mut body) = answered.map_err(|error| failure_of(&error, error.is_connect()))?.into_parts();
-        let status = head.status.as_u16();
-        let heard = heard.insert(Heard::of_head(status, head.headers, capture));
+        let make = || request::build(target, destination, opened, &self.links, event, now, trace);
+        let answer = self.client.request(destination, make).await;
+        let mut answer = answer.map_err(|error| match error {
+            RequestError::Connect(error) => failure_of(&*error, true),
+            RequestError::Http(error) => failure_of(&error, false),
+            RequestError::Impossible(_) => impossible("no header can have this id"),
+        })?;
+        let status = answer.head.status.as_u16();
+        let headers = std::mem::take(&mut answer.head.headers);
+        let heard = heard.insert(Heard::of_head(status, headers, capture));
         // To its end, so that the connection can be used again, or up to the limit.
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| failure_of(&error, false))?;
-            if let Ok(chunk) = frame.into_data()
-                && heard.push(chunk) > MAX_RESPONSE_BYTES
-            {
+        while let Some(chunk) = answer.next_chunk().await {
+            let chunk = chunk.map_err(|error| failure_of(&error, false))?;
+            if heard.push(chunk) > MAX_RESPONSE_BYTES {
                 return Ok(status);
             }
         }
+        answer.finish();
         heard.complete();
         Ok(status)
     }
 
-    fn request(
-        &self,
-        target: &Target,
-        event: &Event,
-        now: DateTime<Utc>,
-        trace: Option<&TraceContext>,
-    ) -> Result<Request<Full<Bytes>>, Failure> {
+    /// What requests to a webhook are made from.
+    fn parts<'a>(&self, target: &'a Target) -> Result<(&'a Destination, &'a Opened), Failure> {
         let opened = target.opened.as_ref().map_err(|reason| self.unsigned(target, reason))?;
-        let impossible = |what: &str| Failure::Theirs(Cause::Protocol, what.to_owned());
-        let uri = target.uri.clone().ok_or_else(|| impossible("no request can have this URL"))?;
-        request::build(target, uri, opened, &self.links, event, now, trace)
-            .map_err(|_| impossible("no header can have this id"))
+        let destination = target.destination.as_ref();
+        Ok((destination.ok_or_else(|| impossible("no request can have this URL"))?, opened))
     }
 
     fn unsigned(&self, target: &Target, reason: &str) -> Failure {
@@ -209,6 +208,10 @@ impl Sender {
     }
 }
 
+fn impossible(what: &str) -> Failure {
+    Failure::Theirs(Cause::Protocol, what.to_owned())
+}
+
 fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
     parse_retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?, now)
 }
@@ -216,7 +219,7 @@ fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
 /// Finds out what lies behind an error of the client's. `connecting` says whether there was no connection yet.
 fn failure_of(error: &(dyn Error + 'static), connecting: bool) -> Failure {
     let mut deepest = error;
-    let mut source = error.source();
+    let mut source = Some(error);
     while let Some(error) = source {
         deepest = error;
         if let Some(resolve) = error.downcast_ref::<ResolveError>() {

@@ -3,9 +3,8 @@
 use bytes::Bytes;
 use domain::{CapturedResponse, Exchange, Headers, REDACTED};
 use http::Request;
-use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue};
+use http::header::{HeaderMap, HeaderValue};
 use http_body_util::Full;
-use hyper::body::Body as _;
 
 /// Most headers of an answer that are kept.
 pub const MAX_KEPT_HEADERS: usize = 64;
@@ -98,15 +97,9 @@ fn first_headers(all: &HeaderMap) -> (Headers, bool) {
     (kept, false)
 }
 
-/// The headers of a request with those that the client adds on the way, as HTTP/1.1 wants.
+/// The headers of a request.
 pub(crate) fn headers_as_sent(request: &Request<Full<Bytes>>) -> Headers {
-    let own = request.headers();
-    let mut headers: Headers = own.iter().map(|(name, value)| (name.to_string(), shown(value))).collect();
-    let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
-    let length = request.body().size_hint().exact().unwrap_or_default();
-    headers.push((HOST.to_string(), host));
-    headers.push((CONTENT_LENGTH.to_string(), length.to_string()));
-    headers
+    request.headers().iter().map(|(name, value)| (name.to_string(), shown(value))).collect()
 }
 
 /// What the webhook's owner added can be a credential, which nobody is to find in the history.

@@ -1,113 +1,106 @@
-//! Connections that are small while they carry no TLS, and keep its state behind a pointer where they do: the HTTP client
-//! moves a connection through several of its own states, each of which has room for it.
+//! One connection to a receiver. It has no task of its own: whoever waits for an answer drives it, so that a delivery is woken
+//! once, by the answer, instead of two tasks waking each other.
 
-use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use futures_util::TryFutureExt as _;
-use futures_util::future::MapOk;
-use http::Uri;
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
-use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
-use tower_service::Service;
+use bytes::Bytes;
+use futures_util::future::poll_fn;
+use futures_util::task::noop_waker_ref;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::{Body as _, Incoming};
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::{self, SendRequest};
+use pin_project_lite::pin_project;
+use tokio::time::timeout;
 
-use crate::resolver::GuardedResolver;
+use crate::stream::Stream;
 
-type Plain = TokioIo<TcpStream>;
-type Https = HttpsConnector<HttpConnector<GuardedResolver>>;
+type Driver = http1::Connection<Stream, Full<Bytes>>;
+/// What became of a request: the head of its answer, and the body as it comes.
+type Sent = Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>>;
 
-/// Opens connections.
-#[derive(Clone)]
-pub(crate) struct Connector(pub(crate) Https);
+/// How long a connection has to say goodbye.
+const CLOSE_TIME: Duration = Duration::from_secs(5);
 
-/// A connection to a receiver.
-pub(crate) enum Stream {
-    Plain(Plain),
-    Tls(Box<TokioIo<TlsStream<TokioIo<Plain>>>>),
+pub(crate) struct Connection {
+    requests: SendRequest<Full<Bytes>>,
+    /// Until the connection has ended.
+    driver: Option<Driver>,
 }
 
-impl From<MaybeHttpsStream<Plain>> for Stream {
-    fn from(stream: MaybeHttpsStream<Plain>) -> Self {
-        match stream {
-            MaybeHttpsStream::Http(plain) => Self::Plain(plain),
-            MaybeHttpsStream::Https(tls) => Self::Tls(Box::new(tls)),
+impl Connection {
+    pub(crate) async fn open(stream: Stream) -> hyper::Result<Self> {
+        let (requests, driver) = http1::handshake(stream).await?;
+        Ok(Self { requests, driver: Some(driver) })
+    }
+
+    /// Makes a request. An error that still has it says that none of it was sent.
+    pub(crate) fn send(&mut self, request: Request<Full<Bytes>>) -> impl Future<Output = Sent> {
+        Exchange { answer: self.requests.try_send_request(request), driver: &mut self.driver }
+    }
+
+    /// The next part of an answer's body.
+    pub(crate) async fn next_chunk(&mut self, body: &mut Incoming) -> Option<hyper::Result<Bytes>> {
+        loop {
+            let frame = poll_fn(|context| {
+                drive(&mut self.driver, context);
+                Pin::new(&mut *body).poll_frame(context)
+            });
+            match frame.await? {
+                // What is no data are trailers.
+                Ok(frame) => {
+                    if let Ok(chunk) = frame.into_data() {
+                        return Some(Ok(chunk));
+                    }
+                }
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    /// Whether it can take a request. It looks, without waiting, whether the receiver has closed it, and forgets who waited
+    /// for it.
+    pub(crate) fn is_free(&mut self) -> bool {
+        drive(&mut self.driver, &mut Context::from_waker(noop_waker_ref()));
+        self.driver.is_some() && self.requests.is_ready()
+    }
+
+    /// Closes it as the protocol wants, in a task of its own: TLS says goodbye.
+    pub(crate) fn close(self) {
+        drop(self.requests);
+        if let Some(driver) = self.driver {
+            tokio::spawn(timeout(CLOSE_TIME, driver));
         }
     }
 }
 
-impl Service<Uri> for Connector {
-    type Response = Stream;
-    type Error = <Https as Service<Uri>>::Error;
-    type Future = MapOk<<Https as Service<Uri>>::Future, fn(MaybeHttpsStream<Plain>) -> Stream>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(context)
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        self.0.call(uri).map_ok(Stream::from)
+pin_project! {
+    /// Waits for the head of an answer. An `async` block would have room for it twice.
+    struct Exchange<'a, F> {
+        #[pin]
+        answer: F,
+        driver: &'a mut Option<Driver>,
     }
 }
 
-impl Connection for Stream {
-    fn connected(&self) -> Connected {
-        match self {
-            Self::Plain(plain) => plain.connected(),
-            Self::Tls(tls) => tls.inner().get_ref().0.inner().connected(),
-        }
+impl<F: Future> Future for Exchange<'_, F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        drive(this.driver, context);
+        this.answer.poll(context)
     }
 }
 
-/// Asks the stream that there is.
-macro_rules! ask {
-    ($stream:expr, $method:ident, $($argument:expr),*) => {
-        match $stream.get_mut() {
-            Stream::Plain(plain) => Pin::new(plain).$method($($argument),*),
-            Stream::Tls(tls) => Pin::new(tls).$method($($argument),*),
-        }
-    };
-}
-
-impl Read for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        ask!(self, poll_read, context, buffer)
-    }
-}
-
-impl Write for Stream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        ask!(self, poll_write, context, buffer)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ask!(self, poll_flush, context)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ask!(self, poll_shutdown, context)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(plain) => plain.is_write_vectored(),
-            Self::Tls(tls) => tls.is_write_vectored(),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        ask!(self, poll_write_vectored, context, buffers)
+/// Lets a connection do what it can. Once it has ended it is dropped, which answers a request that it had not begun.
+fn drive(driver: &mut Option<Driver>, context: &mut Context<'_>) {
+    if let Some(connection) = driver
+        && let Poll::Ready(_) = Pin::new(connection).poll(context)
+    {
+        *driver = None;
     }
 }

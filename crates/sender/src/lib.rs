@@ -7,10 +7,12 @@ mod certificate;
 mod client;
 mod connection;
 mod dry_run;
+mod idle;
 mod name_servers;
 mod occasionally;
 mod request;
 mod resolver;
+mod stream;
 mod target;
 mod witness;
 

@@ -4,11 +4,13 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use domain::{CustomHeaders, Event, EventLinks, PayloadVersion, TraceContext, render_thin_body};
 use http::header::{
-    ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue, USER_AGENT,
+    ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue,
+    USER_AGENT,
 };
-use http::{Method, Request, Uri};
+use http::{Method, Request};
 use http_body_util::Full;
 
+use crate::client::Destination;
 use crate::target::{Opened, Target};
 
 const ID: HeaderName = HeaderName::from_static(signing::ID_HEADER);
@@ -19,13 +21,11 @@ const PAYLOAD_VERSION: HeaderName = HeaderName::from_static("webhook-payload-ver
 
 /// How the receiver can go on with the trace, if it is kept.
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// How many headers differ from request to request.
-const OWN_HEADERS: usize = 3;
 
 /// The request that an attempt at `now` makes: always the same for the same time.
 pub(crate) fn build(
     target: &Target,
-    uri: Uri,
+    destination: &Destination,
     opened: &Opened,
     links: &EventLinks,
     event: &Event,
@@ -36,8 +36,8 @@ pub(crate) fn build(
     let id = event.id.to_header();
     let timestamp = now.timestamp();
     let signature = opened.sign(&id, now, &body);
-    let mut headers = HeaderMap::with_capacity(opened.headers.len() + OWN_HEADERS);
-    headers.extend(opened.headers.clone());
+    let mut headers = opened.headers.clone();
+    headers.insert(CONTENT_LENGTH, body.len().into());
     headers.insert(ID, HeaderValue::try_from(id)?);
     headers.insert(TIMESTAMP, HeaderValue::from(timestamp));
     headers.insert(SIGNATURE, HeaderValue::try_from(signature)?);
@@ -47,14 +47,18 @@ pub(crate) fn build(
     }
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = uri;
+    *request.uri_mut() = destination.path.clone();
     *request.headers_mut() = headers;
     Ok(request)
 }
 
-/// The headers that all requests of a webhook have. Those of its owner's are marked as sensitive: they can be credentials.
-/// `None` when one of them cannot be sent.
-pub(crate) fn usual_headers(custom: &CustomHeaders, version: PayloadVersion) -> Option<HeaderMap> {
+/// The headers that all requests of a webhook have, with room for those that differ. Those of its owner's are marked as
+/// sensitive: they can be credentials. `None` when one of them cannot be sent.
+pub(crate) fn usual_headers(
+    host: Option<&HeaderValue>,
+    custom: &CustomHeaders,
+    version: PayloadVersion,
+) -> Option<HeaderMap> {
     let custom = custom.iter().map(|(name, value)| {
         let mut value = HeaderValue::from_str(value).ok()?;
         value.set_sensitive(true);
@@ -66,6 +70,10 @@ pub(crate) fn usual_headers(custom: &CustomHeaders, version: PayloadVersion) -> 
     headers.entry(USER_AGENT).or_insert(agent);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(PAYLOAD_VERSION, HeaderValue::from_static(version.as_str()));
+    headers.extend(host.map(|host| (HOST, host.clone())));
+    for own in [CONTENT_LENGTH, ID, TIMESTAMP, SIGNATURE] {
+        headers.insert(own, HeaderValue::from_static(""));
+    }
     Some(headers)
 }
 

@@ -1,9 +1,10 @@
 use chrono::{DateTime, Utc};
 use domain::{SecretBytes, SignatureScheme, Webhook};
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, HeaderValue};
 use signing::{Secret, SigningKey};
 use tracing::error;
 
+use crate::client::Destination;
 use crate::request::usual_headers;
 
 /// A webhook, ready to be delivered to.
@@ -14,7 +15,7 @@ pub struct Target {
     /// What is secret of it, or why it cannot be read. Then its deliveries wait, as they do for any fault of ours.
     pub(crate) opened: Result<Opened, String>,
     /// Where its requests go, if its URL is one that requests can have.
-    pub(crate) uri: Option<Uri>,
+    pub(crate) destination: Option<Destination>,
 }
 
 /// What is secret of a webhook, ready for use.
@@ -38,12 +39,12 @@ type Ending<T> = Vec<(T, Option<DateTime<Utc>>)>;
 impl Target {
     /// Prepares what is secret of the webhook for use.
     pub fn new(webhook: Webhook) -> Self {
-        let opened = open(&webhook);
+        let destination = Destination::of(webhook.url.url());
+        let opened = open(&webhook, destination.as_ref().map(|destination| &destination.host));
         if let Err(reason) = &opened {
             error!(webhook = %webhook.id, reason, "nothing can be signed for a webhook; its deliveries wait");
         }
-        let uri = webhook.url.url().as_str().parse().ok();
-        Self { webhook, opened, uri }
+        Self { webhook, opened, destination }
     }
 }
 
@@ -62,13 +63,13 @@ fn live<T>(all: &[(T, Option<DateTime<Utc>>)], now: DateTime<Utc>) -> impl Itera
     all.iter().filter(move |(_, end)| end.is_none_or(|end| now < end)).map(|(signer, _)| signer)
 }
 
-fn open(webhook: &Webhook) -> Result<Opened, String> {
+fn open(webhook: &Webhook, host: Option<&HeaderValue>) -> Result<Opened, String> {
     let signer = match webhook.delivery.signature_scheme {
         SignatureScheme::HmacSha256 => Signer::Hmac(secrets(webhook)?),
         SignatureScheme::Ed25519 => Signer::Ed25519(signing_keys(webhook)?),
     };
     let headers = webhook.delivery.headers.as_ref().map_err(ToString::to_string)?;
-    let headers = usual_headers(headers, webhook.delivery.payload_version)
+    let headers = usual_headers(host, headers, webhook.delivery.payload_version)
         .ok_or("its custom headers are not ones that can be sent")?;
     Ok(Opened { signer, headers })
 }

@@ -19,6 +19,8 @@ pub enum Step {
     WriteForEver(Vec<u8>),
     /// Writes these bytes over and over, one at a time, with a pause after each.
     Drip(Vec<u8>, Duration),
+    /// Waits for so long.
+    Pause(Duration),
     /// Neither says anything nor listens, until the other side gives up.
     Hang,
     /// Breaks the connection off, without the farewell of TCP.
@@ -121,6 +123,7 @@ async fn treat(mut stream: TcpStream, steps: &[Step], shared: &Shared) -> std::i
                     sleep(*pause).await;
                 }
             }
+            Step::Pause(duration) => sleep(*duration).await,
             Step::Hang => std::future::pending().await,
             Step::Reset => return Ok(()),
         }
