@@ -2,6 +2,7 @@
 //! once, by the answer, instead of two tasks waking each other.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,25 +17,27 @@ use hyper::client::conn::http1::{self, SendRequest};
 use pin_project_lite::pin_project;
 use tokio::time::timeout;
 
-use crate::stream::Stream;
+use crate::stream::{HeldBack, Stream};
 
 type Driver = http1::Connection<Stream, Full<Bytes>>;
 /// What became of a request: the head of its answer, and the body as it comes.
 type Sent = Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>>;
 
-/// How long a connection has to say goodbye.
-const CLOSE_TIME: Duration = Duration::from_secs(5);
+/// How long a connection has to send what is left of a request whose answer came before, and to say goodbye.
+const CLOSE_TIME: Duration = Duration::from_secs(30);
 
 pub(crate) struct Connection {
     requests: SendRequest<Full<Bytes>>,
     /// Until the connection has ended.
     driver: Option<Driver>,
+    held_back: Option<Arc<HeldBack>>,
 }
 
 impl Connection {
     pub(crate) async fn open(stream: Stream) -> hyper::Result<Self> {
+        let held_back = stream.held_back();
         let (requests, driver) = http1::handshake(stream).await?;
-        Ok(Self { requests, driver: Some(driver) })
+        Ok(Self { requests, driver: Some(driver), held_back })
     }
 
     /// Makes a request. An error that still has it says that none of it was sent.
@@ -61,18 +64,25 @@ impl Connection {
         }
     }
 
-    /// Whether it can take a request. It looks, without waiting, whether the receiver has closed it, and forgets who waited
-    /// for it.
+    /// Whether it can take a request: the last one is sent whole, and the receiver has not closed it. It looks without waiting,
+    /// and forgets who waited for it.
     pub(crate) fn is_free(&mut self) -> bool {
         drive(&mut self.driver, &mut Context::from_waker(noop_waker_ref()));
-        self.driver.is_some() && self.requests.is_ready()
+        let holds_back = self.held_back.as_ref().is_some_and(|held_back| held_back.any());
+        self.driver.is_some() && self.requests.is_ready() && !holds_back
     }
 
-    /// Closes it as the protocol wants, in a task of its own: TLS says goodbye.
+    /// Closes it as the protocol wants, in a task of its own: a request that was answered early is sent to its end, and TLS says
+    /// goodbye.
     pub(crate) fn close(self) {
         drop(self.requests);
-        if let Some(driver) = self.driver {
-            tokio::spawn(timeout(CLOSE_TIME, driver));
+        if let Some(mut driver) = self.driver {
+            let closed = poll_fn(move |context| {
+                // That a request is sent to its end is seen at the next look, which nothing else would bring about.
+                let looked = Pin::new(&mut driver).poll(context);
+                if looked.is_ready() { looked } else { Pin::new(&mut driver).poll(context) }
+            });
+            tokio::spawn(timeout(CLOSE_TIME, closed));
         }
     }
 }

@@ -3,6 +3,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -16,14 +18,47 @@ type Plain = TokioIo<TcpStream>;
 /// What a connection to a receiver is made of.
 pub(crate) enum Stream {
     Plain(Plain),
-    Tls(Box<TokioIo<TlsStream<TokioIo<Plain>>>>),
+    Tls(Box<Tls>),
+}
+
+pub(crate) struct Tls {
+    stream: TokioIo<TlsStream<TokioIo<Plain>>>,
+    holds_back: Arc<HeldBack>,
+}
+
+/// Whether TLS has taken bytes that the socket had no room for.
+#[derive(Default)]
+pub(crate) struct HeldBack(AtomicBool);
+
+impl HeldBack {
+    pub(crate) fn any(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Stream {
+    /// Follows what is held back, where anything can be.
+    pub(crate) fn held_back(&self) -> Option<Arc<HeldBack>> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => Some(Arc::clone(&tls.holds_back)),
+        }
+    }
+
+    fn set_held_back(&self, any: bool) {
+        if let Self::Tls(tls) = self {
+            tls.holds_back.0.store(any, Ordering::Relaxed);
+        }
+    }
 }
 
 impl From<MaybeHttpsStream<Plain>> for Stream {
     fn from(stream: MaybeHttpsStream<Plain>) -> Self {
         match stream {
             MaybeHttpsStream::Http(plain) => Self::Plain(plain),
-            MaybeHttpsStream::Https(tls) => Self::Tls(Box::new(tls)),
+            MaybeHttpsStream::Https(stream) => {
+                Self::Tls(Box::new(Tls { stream, holds_back: Arc::default() }))
+            }
         }
     }
 }
@@ -33,7 +68,7 @@ macro_rules! ask {
     ($stream:expr, $method:ident, $($argument:expr),*) => {
         match $stream.get_mut() {
             Stream::Plain(plain) => Pin::new(plain).$method($($argument),*),
-            Stream::Tls(tls) => Pin::new(tls).$method($($argument),*),
+            Stream::Tls(tls) => Pin::new(&mut tls.stream).$method($($argument),*),
         }
     };
 }
@@ -50,11 +85,16 @@ impl Read for Stream {
 
 impl Write for Stream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        self.set_held_back(true);
         ask!(self, poll_write, context, buffer)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ask!(self, poll_flush, context)
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = ask!(self.as_mut(), poll_flush, context);
+        if flushed.is_ready() {
+            self.set_held_back(false);
+        }
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -64,7 +104,7 @@ impl Write for Stream {
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Plain(plain) => plain.is_write_vectored(),
-            Self::Tls(tls) => tls.is_write_vectored(),
+            Self::Tls(tls) => tls.stream.is_write_vectored(),
         }
     }
 
@@ -73,6 +113,7 @@ impl Write for Stream {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.set_held_back(true);
         ask!(self, poll_write_vectored, context, buffers)
     }
 }

@@ -26,13 +26,22 @@ const SELF_SIGNED: &[u8] = include_bytes!("../../testdata/self_signed.pem");
 
 const TLS: Outcome = Outcome::Retryable(Cause::Tls);
 
-/// A receiver that shows this certificate, and answers 204 to whoever takes it.
-async fn tls_receiver(certificate: &[u8]) -> SocketAddr {
+/// A receiver's side of TLS, for receiver.test.
+pub(crate) fn acceptor() -> TlsAcceptor {
+    acceptor_with(GOOD)
+}
+
+fn acceptor_with(certificate: &[u8]) -> TlsAcceptor {
     service::install_crypto();
     let chain = vec![CertificateDer::from_pem_slice(certificate).unwrap()];
     let key = PrivateKeyDer::from_pem_slice(KEY).unwrap();
     let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// A receiver that shows this certificate, and answers 204 to whoever takes it.
+async fn tls_receiver(certificate: &[u8]) -> SocketAddr {
+    let acceptor = acceptor_with(certificate);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -69,12 +78,16 @@ async fn a_certificate_of_somebody_whom_the_machine_does_not_trust_is_refused() 
     }
 }
 
-/// Whom the machine trusts is read from the environment, so the test goes on in a process of its own.
 #[test]
 fn a_certificate_that_is_trusted_must_be_for_the_name_and_for_today() {
+    trusting_the_test_authority("certificates::where_the_test_authority_is_trusted");
+}
+
+/// Runs a test that is ignored otherwise. Whom the machine trusts is read from the environment, so it has a process of its own.
+pub(crate) fn trusting_the_test_authority(test: &str) {
     let authority = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/ca.pem");
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "certificates::where_the_test_authority_is_trusted"])
+        .args(["--ignored", "--exact", test])
         .env("SSL_CERT_FILE", authority)
         .env_remove("SSL_CERT_DIR")
         .output()

@@ -1,13 +1,19 @@
 //! Connections are used again where the protocol lets them be, and nothing of one request is left for the next.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use chrono::Utc;
 use domain::{Cause, Outcome};
+use futures_util::future::join_all;
 use postrider_sender::{Capture, Sender};
+use socket2::{Domain, Socket, Type};
 use test_support::{NameServer, RawReceiver, Step, local_url_policy};
-use tokio::time::sleep;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::time::{sleep, timeout};
 
+use crate::certificates::{acceptor, trusting_the_test_authority};
 use crate::{event, sender_with_deadline, target};
 
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -115,10 +121,86 @@ async fn requests_that_wait_at_once_have_a_connection_each_and_leave_them_to_the
     .await;
     let (sender, url) = (sender().await, receiver.url("/"));
     for _ in 0..3 {
-        let outcomes = futures_util::future::join_all((0..20).map(|_| outcome(&sender, &url))).await;
+        let outcomes = join_all((0..20).map(|_| outcome(&sender, &url))).await;
         assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Delivered), "{outcomes:?}");
     }
     assert_eq!(receiver.connections(), 20);
+}
+
+/// Some of these fit into what lies between the two ends, some do not, and of some only the end does not.
+const BODIES: std::ops::RangeInclusive<usize> = 1..=12;
+const BODY_STEP: usize = 20 * 1024;
+
+#[tokio::test]
+async fn a_request_that_is_answered_early_arrives_whole_all_the_same() {
+    let sender = &sender().await;
+    let arrivals = BODIES.map(|steps| async move {
+        let listener = narrow_listener();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let receiver = async { answer_early(listener.accept().await.unwrap().0).await };
+        arrived(sender, &url, steps * BODY_STEP, receiver).await
+    });
+    join_all(arrivals).await;
+}
+
+#[test]
+fn over_tls_too() {
+    trusting_the_test_authority("connections::where_the_test_authority_is_trusted");
+}
+
+#[tokio::test]
+#[ignore = "run by the test above"]
+async fn where_the_test_authority_is_trusted() {
+    let names = NameServer::start().await;
+    names.know("receiver.test", &["127.0.0.1"]);
+    let sender = &sender_with_deadline(local_url_policy(), &names, DEADLINE);
+    let arrivals = BODIES.map(|steps| async move {
+        let listener = narrow_listener();
+        let url = format!("https://receiver.test:{}/", listener.local_addr().unwrap().port());
+        let receiver = async {
+            let stream = listener.accept().await.unwrap().0;
+            answer_early(acceptor().accept(stream).await.unwrap()).await
+        };
+        arrived(sender, &url, steps * BODY_STEP, receiver).await
+    });
+    join_all(arrivals).await;
+}
+
+/// The receiver gives how much of the body has come.
+async fn arrived(sender: &Sender, url: &str, bytes: usize, receiver: impl Future<Output = usize>) {
+    let mut event = event();
+    event.body = vec![b'b'; bytes].into();
+    let attempt = async { sender.send(&target(url), &event, Utc::now(), Capture::Failures).await.unwrap() };
+    let (attempted, arrived) = tokio::join!(attempt, receiver);
+    assert_eq!((attempted.outcome, arrived), (Outcome::Delivered, bytes));
+}
+
+/// Says yes to a request of which it has read the head, and reads the body a while later.
+async fn answer_early(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> usize {
+    let mut request = Vec::new();
+    let head = loop {
+        if let Some(at) = request.windows(4).position(|four| four == b"\r\n\r\n") {
+            break at + 4;
+        }
+        stream.read_buf(&mut request).await.unwrap();
+    };
+    stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    sleep(Duration::from_millis(300)).await;
+    let rest = async { while stream.read_buf(&mut request).await.is_ok_and(|bytes| bytes > 0) {} };
+    // Those that are sent whole by now are kept open.
+    let _ = timeout(Duration::from_secs(1), rest).await;
+    request.len() - head
+}
+
+/// One whose connections hold little on their way, unlike others on loopback.
+fn narrow_listener() -> TcpListener {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_tcp_mss(536).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(1).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    TcpListener::from_std(socket.into()).unwrap()
 }
 
 #[tokio::test]
@@ -126,7 +208,7 @@ async fn one_that_nobody_used_for_a_minute_is_closed() {
     let receiver = receiver(&[Step::write("HTTP/1.1 204 No Content\r\n\r\n")]).await;
     let (sender, url) = (sender().await, receiver.url("/"));
     for (idle, connections) in
-        [(Duration::ZERO, 1), (Duration::from_secs(45), 1), (Duration::from_secs(75), 2)]
+        [(Duration::ZERO, 1), (Duration::from_secs(45), 1), (Duration::from_secs(61), 2)]
     {
         pass(idle).await;
         assert_eq!(outcome(&sender, &url).await, Outcome::Delivered);
