@@ -12,6 +12,7 @@ mod dead_letter_queue;
 mod domain_events;
 mod inspection;
 mod metrics;
+mod pacing;
 mod parcel;
 mod publisher;
 mod topology;

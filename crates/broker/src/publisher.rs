@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::answering::{self, Caller};
 use crate::metrics::Blocked;
+use crate::pacing::Pacing;
 use crate::parcel::Parcel;
 use crate::topology::{INGEST_KEY, short};
 use crate::wire::published_now;
@@ -25,8 +26,6 @@ use crate::{BrokerConfig, Intake};
 const MAX_COALESCED_EVENTS: usize = 64;
 /// Most bytes of events that travel together, unless a single event is larger.
 const MAX_COALESCED_BYTES: usize = 256 * 1024;
-/// Messages whose confirm is awaited at one time. While they are, events gather for the next message.
-const MAX_OUTSTANDING: usize = 2;
 /// Most parcels that wait for their confirm in one process.
 const MAX_WAITING_PARCELS: usize = 8192;
 /// Most bytes of events that wait for their confirm in one process.
@@ -40,8 +39,8 @@ const PERSISTENT: u8 = 2;
 
 /// Publishes events, and says of each when the broker has it.
 ///
-/// A task of its own owns the connection. Events that arrive while a publish is outstanding travel together in the next
-/// message; a lone one is sent at once.
+/// A task of its own owns the connection. Events that arrive while a publish is outstanding, or shortly after one with many,
+/// travel together in the next message; a lone one is sent at once.
 #[derive(Clone)]
 pub struct Publisher {
     requests: mpsc::Sender<Request>,
@@ -149,6 +148,14 @@ struct PublishTask {
     message: Vec<u8>,
 }
 
+/// A message of what waited, and who waits for its confirm.
+struct Coalesced {
+    message: Vec<u8>,
+    callers: Vec<Caller>,
+    events: usize,
+    is_full: bool,
+}
+
 /// Why publishing on one connection ended.
 enum Ended {
     Stopped,
@@ -191,6 +198,7 @@ impl PublishTask {
 
     async fn publish_on(&mut self, connection: &Connection, channel: &Channel) -> Ended {
         let mut outstanding = FuturesOrdered::new();
+        let mut pacing = Pacing::default();
         let mut blocked = Blocked::new(&self.config.metrics);
         let mut check = interval(CHECK_INTERVAL);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -205,7 +213,8 @@ impl PublishTask {
                         return Ended::Lost(reason);
                     }
                 }
-                request = self.requests.recv(), if outstanding.len() < MAX_OUTSTANDING => {
+                () = pacing.pause(), if pacing.is_pausing() => {}
+                request = self.requests.recv(), if pacing.is_open(outstanding.len()) => {
                     let Some(first) = request else { stopping = true; continue };
                     if first.caller.has_given_up() {
                         continue; // its caller has given up; sending it would surprise
@@ -215,9 +224,10 @@ impl PublishTask {
                         answering::answer(vec![first.caller], Err(PublishError::Refused));
                         continue;
                     }
-                    let (message, callers) = self.coalesce(first);
+                    let Coalesced { message, callers, events, is_full } = self.coalesce(first);
                     let sent = self.send(channel, &message).await;
                     self.message = message;
+                    pacing.sent(events, is_full);
                     match sent {
                         Ok(confirm) => {
                             let limit = self.confirm_timeout;
@@ -239,14 +249,16 @@ impl PublishTask {
     }
 
     /// Takes the events that wait at this moment, up to the limits, into one message.
-    fn coalesce(&mut self, first: Request) -> (Vec<u8>, Vec<Caller>) {
+    fn coalesce(&mut self, first: Request) -> Coalesced {
         let mut events = first.parcel.events;
         let mut callers = vec![first.caller];
         let mut message = std::mem::take(&mut self.message);
         message.clear();
         message.extend_from_slice(b"[");
         message.extend_from_slice(&first.parcel.json);
-        while events < MAX_COALESCED_EVENTS && message.len() < MAX_COALESCED_BYTES {
+        let is_full =
+            |events: usize, bytes: usize| events >= MAX_COALESCED_EVENTS || bytes >= MAX_COALESCED_BYTES;
+        while !is_full(events, message.len()) {
             let Ok(request) = self.requests.try_recv() else { break };
             if request.caller.has_given_up() {
                 continue; // its caller has given up; sending it would surprise
@@ -257,7 +269,8 @@ impl PublishTask {
             callers.push(request.caller);
         }
         message.extend_from_slice(b"]");
-        (message, callers)
+        let is_full = is_full(events, message.len());
+        Coalesced { message, callers, events, is_full }
     }
 
     async fn send(&self, channel: &Channel, message: &[u8]) -> lapin::Result<PublisherConfirm> {
