@@ -139,6 +139,11 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiErro
     if body.trim_ascii_start().first() == Some(&b'[') {
         return Err(ApiError::field("body", "the request body must be a JSON object, not an array"));
     }
+    // To follow the path costs something for each field, so it is done only where there is something to say of it.
+    serde_json::from_slice(body).or_else(|_| parse_explaining(body))
+}
+
+fn parse_explaining<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
