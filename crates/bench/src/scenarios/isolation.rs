@@ -3,14 +3,14 @@
 //! A good tenant publishes at a steady rate, alone and then beside something bad, in turn:
 //! - `hanging`: another tenant publishes as fast as its plan lets it, and goes on asking, to receivers that never answer,
 //!   beyond the deadline. The plan is the one that tenants begin with;
-//! - `healthy`: the same publishing, to receivers that answer at once;
-//! - `unlimited`: the control, on a plan without limits. What this costs the good tenant is the price of sharing a machine
+//! - `healthy`: a control, the same publishing, to receivers that answer at once;
+//! - `unlimited`: a control, on a plan without limits. What these cost the good tenant is the price of sharing a machine, here
 //!   with somebody whom nothing holds back;
 //! - `due`: 100,000 deliveries of one webhook of another tenant fall due at once.
 //!
 //! A p99 of twenty seconds differs from that of the next twenty by half and more with nothing beside. So there are many
 //! phases, each between two alone, whose mean it is compared with; what counts is the median of these ratios, and beside it
-//! stands the same for phases alone.
+//! stands the same for phases alone. Medians of four still fell on either side of the limit from run to run: there are eight.
 
 use std::collections::HashMap;
 use std::iter;
@@ -83,14 +83,20 @@ struct Phase {
 pub(crate) async fn run(bench: &mut Bench, results: &mut Results) -> anyhow::Result<()> {
     let rounds = match bench.scale {
         Scale::Small => 1,
-        Scale::Full => 4,
+        Scale::Full => 8,
     };
     let good = bench.tenant(1, Answer::AtOnce).await?;
     let mut phases = Vec::new();
     for round in 0..rounds {
         for beside in BAD {
-            if beside == Beside::Unlimited && round > 0 {
-                continue; // no limit is set for it
+            // No limit is set for the controls.
+            let has_turn = match beside {
+                Beside::Nothing | Beside::Hanging | Beside::Due => true,
+                Beside::Healthy => round % 2 == 0,
+                Beside::Unlimited => round == 0,
+            };
+            if !has_turn {
+                continue;
             }
             phases.push(phase(bench, &good, Beside::Nothing).await?);
             phases.push(phase(bench, &good, beside).await?);
@@ -288,9 +294,10 @@ fn judge(phases: &[Phase], results: &mut Results) {
             short(worst),
             thousands(median(&arrived)),
             match (beside, kept) {
-                (Beside::Unlimited | Beside::Nothing, _) => "the control, the price of sharing the machine",
-                (Beside::Hanging | Beside::Healthy | Beside::Due, true) => "kept",
-                (Beside::Hanging | Beside::Healthy | Beside::Due, false) => "NOT kept",
+                (Beside::Unlimited | Beside::Healthy | Beside::Nothing, _) =>
+                    "a control, the price of sharing the machine",
+                (Beside::Hanging | Beside::Due, true) => "kept",
+                (Beside::Hanging | Beside::Due, false) => "NOT kept",
             }
         ));
     }
