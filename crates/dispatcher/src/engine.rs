@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 use sender::{Attempted, Capture, Fault, Sender};
 use store::{AttemptRecord, HealthNews, Parked, Trigger};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, SetOnce, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use traces::{Open, Tracer};
@@ -53,6 +53,8 @@ pub(crate) struct Engine {
     webhook_concurrency: usize,
     lanes: Mutex<Lanes<Delivery>>,
     pub(crate) gates: Gates,
+    /// Set when the gates know how all webhooks are doing.
+    pub(crate) health_known: SetOnce<()>,
     disable_after: Duration,
     metrics: Metrics,
     exchanges: ExchangeRoom,
@@ -94,6 +96,7 @@ impl Engine {
             dispatcher_id: config.dispatcher_id,
             clock: config.clock,
             gates: Gates::new(config.sender.deadline().max(LONGEST_TIMEOUT)),
+            health_known: SetOnce::new(),
             disable_after: config.disable_after,
             sender: config.sender,
             schedule: config.schedule,

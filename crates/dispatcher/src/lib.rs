@@ -187,12 +187,13 @@ impl Dispatcher {
             metrics.clone(),
             stop.clone(),
         );
+        let delivering = Delivering { engine: Arc::clone(&engine), stop: stop.clone() };
         let intake = vec![
-            ("hand-over", tokio::spawn(shared.run())),
-            ("hand-over in order", tokio::spawn(in_order.run())),
-            ("due deliveries", tokio::spawn(parked.clone().run_due())),
-            ("waiting deliveries", tokio::spawn(parked.clone().run_waiting())),
-            ("take-over", tokio::spawn(parked.run_take_over())),
+            ("hand-over", delivering.spawn(shared.run())),
+            ("hand-over in order", delivering.spawn(in_order.run())),
+            ("due deliveries", delivering.spawn(parked.clone().run_due())),
+            ("waiting deliveries", delivering.spawn(parked.clone().run_waiting())),
+            ("take-over", delivering.spawn(parked.run_take_over())),
             ("domain events", tokio::spawn(relay.run())),
             ("recoveries", tokio::spawn(recoveries.run())),
             ("partitions", tokio::spawn(partitions)),
@@ -287,5 +288,25 @@ impl Dispatcher {
             join_within("consumer", consumer, Duration::from_secs(6)).await;
         }
         in_time
+    }
+}
+
+/// Starts what delivers, once it is known which receivers are to be left in peace.
+struct Delivering {
+    engine: Arc<Engine>,
+    stop: CancellationToken,
+}
+
+impl Delivering {
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        let (engine, stop) = (Arc::clone(&self.engine), self.stop.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = engine.health_known.wait() => {}
+                () = stop.cancelled() => {}
+            }
+            drop(engine);
+            work.await;
+        })
     }
 }

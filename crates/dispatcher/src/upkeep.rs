@@ -78,6 +78,7 @@ pub(crate) async fn follow_health(store: Store, engine: Arc<Engine>, stop: Cance
         match store.health_since(since).await {
             Ok(changes) => {
                 engine.gates.learn(changes);
+                let _ = engine.health_known.set(()); // it may be already
                 since = now - HEALTH_OVERLAP;
             }
             Err(error) => debug!(%error, "how webhooks are doing could not be read"),
