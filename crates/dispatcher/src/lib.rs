@@ -305,7 +305,6 @@ impl Delivering {
                 _ = engine.health_known.wait() => {}
                 () = stop.cancelled() => {}
             }
-            drop(engine);
             work.await;
         })
     }

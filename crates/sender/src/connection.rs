@@ -76,11 +76,13 @@ impl Connection {
     /// goodbye.
     pub(crate) fn close(self) {
         drop(self.requests);
-        if let Some(mut driver) = self.driver {
+        let mut driver = self.driver;
+        if driver.is_some() {
             let closed = poll_fn(move |context| {
                 // That a request is sent to its end is seen at the next look, which nothing else would bring about.
-                let looked = Pin::new(&mut driver).poll(context);
-                if looked.is_ready() { looked } else { Pin::new(&mut driver).poll(context) }
+                drive(&mut driver, context);
+                drive(&mut driver, context);
+                if driver.is_some() { Poll::Pending } else { Poll::Ready(()) }
             });
             tokio::spawn(timeout(CLOSE_TIME, closed));
         }

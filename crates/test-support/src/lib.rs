@@ -27,7 +27,7 @@ pub use leaks::{LoggedProcess, Secrets, password_of};
 pub use metrics::{check_metrics_table, check_selectors, metrics_at, sample};
 pub use proxy::{Direction, Proxy};
 pub use queue::{DeadLetter, TestBroker};
-pub use raw_receiver::{RawReceiver, Step};
+pub use raw_receiver::{RawReceiver, Step, read_head};
 pub use readme::check_configuration_table;
 pub use receiver::{Received, Receiver};
 pub use tls::{TlsProxy, certificate};

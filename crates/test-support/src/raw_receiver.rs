@@ -140,14 +140,7 @@ async fn write(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8], shared: &Sh
 /// Reads a head and as much of a body as it announces.
 async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<()> {
     let mut request = Vec::new();
-    let head_end = loop {
-        if let Some(at) = request.windows(4).position(|four| four == b"\r\n\r\n") {
-            break at + 4;
-        }
-        if stream.read_buf(&mut request).await? == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
-        }
-    };
+    let head_end = read_head(stream, &mut request).await?;
     let head = String::from_utf8_lossy(&request[..head_end]).to_lowercase();
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
     let length: usize = length.map_or(0, |length| length.trim().parse().unwrap());
@@ -157,4 +150,19 @@ async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<
         }
     }
     Ok(())
+}
+
+/// Reads a head, and perhaps more, and gives where it ends.
+pub async fn read_head(
+    stream: &mut (impl AsyncRead + Unpin),
+    request: &mut Vec<u8>,
+) -> std::io::Result<usize> {
+    loop {
+        if let Some(at) = request.windows(4).position(|four| four == b"\r\n\r\n") {
+            return Ok(at + 4);
+        }
+        if stream.read_buf(request).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
 }

@@ -8,7 +8,7 @@ use domain::{Cause, Outcome};
 use futures_util::future::join_all;
 use postrider_sender::{Capture, Sender};
 use socket2::{Domain, Socket, Type};
-use test_support::{NameServer, RawReceiver, Step, local_url_policy};
+use test_support::{NameServer, RawReceiver, Step, local_url_policy, read_head};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
@@ -178,12 +178,7 @@ async fn arrived(sender: &Sender, url: &str, bytes: usize, receiver: impl Future
 /// Says yes to a request of which it has read the head, and reads the body a while later.
 async fn answer_early(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> usize {
     let mut request = Vec::new();
-    let head = loop {
-        if let Some(at) = request.windows(4).position(|four| four == b"\r\n\r\n") {
-            break at + 4;
-        }
-        stream.read_buf(&mut request).await.unwrap();
-    };
+    let head = read_head(&mut stream, &mut request).await.unwrap();
     stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
     sleep(Duration::from_millis(300)).await;
     let rest = async { while stream.read_buf(&mut request).await.is_ok_and(|bytes| bytes > 0) {} };
