@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config, Error};
 
 use crate::connecting::Target;
+use crate::hand_over::LastRepeat;
 use crate::metrics::{Connecting, Metrics};
 use crate::{Keyring, Origin, StoreError};
 
@@ -41,6 +42,7 @@ pub struct Store {
     target: Arc<RwLock<Target>>,
     pub(crate) metrics: Metrics,
     keys: Arc<RwLock<Keyring>>,
+    pub(crate) last_repeat: Arc<LastRepeat>,
     /// On whose behalf it changes things; none: on Postrider's own.
     pub(crate) origin: Option<Arc<Origin>>,
 }
@@ -70,7 +72,7 @@ impl Store {
             })
             .build()
             .map_err(|error| Invalid::new(format!("the database pool cannot be made: {error}")))?;
-        Ok(Self { pool, target, metrics, keys: Arc::default(), origin: None })
+        Ok(Self { pool, target, metrics, keys: Arc::default(), last_repeat: Arc::default(), origin: None })
     }
 
     /// The same store, with the keys of the secrets in it. Without them none can be read or written.

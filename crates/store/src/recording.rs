@@ -1,6 +1,7 @@
 use chrono::{DateTime, Utc};
 use deadpool_postgres::GenericClient;
 use domain::{DomainEvent, EventType, Exchange, TenantId};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
@@ -124,12 +125,12 @@ impl Batch {
 }
 
 // One statement is one transaction and one round trip. Writing the same twice, after a connection was lost and nobody
-// knows whether it was committed, changes nothing.
+// knows whether it was committed, changes nothing: the first statement fails at it, the second passes over it.
 //
 // Rows are looked up one by one, by subqueries that give a value: for EXISTS and for joins the planner can decide to read all
 // of a table instead.
 macro_rules! record {
-    ($name:literal, $exchanges:literal) => {
+    ($name:literal, $repeats:literal, $exchanges:literal) => {
         concat!(
             "-- ",
             $name,
@@ -138,8 +139,9 @@ WITH attempts AS (
     INSERT INTO delivery_attempts (tenant_id, webhook_id, event_id, event_day, event_type, attempt, started_at,
         duration_ms, status_code, error, next_attempt_at, trigger)
     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::date[], $5::text[], $6::integer[],
-        $7::timestamptz[], $8::integer[], $9::smallint[], $10::text[], $11::timestamptz[], $26::text[])
-    ON CONFLICT DO NOTHING
+        $7::timestamptz[], $8::integer[], $9::smallint[], $10::text[], $11::timestamptz[], $26::text[])",
+            $repeats,
+            "
 ), parked AS (
     INSERT INTO deliveries AS d (tenant_id, webhook_id, event_id, event_day, accepted_at, attempts, due_at, leased_by)
     SELECT g.tenant_id, g.webhook_id, g.event_id, g.event_day, g.accepted_at, g.attempts, g.due_at, g.leased_by
@@ -168,11 +170,14 @@ DELETE FROM open_batches WHERE id = ANY($23) AND leased_by = $25"
     };
 }
 
-const RECORD: &str = record!("record", "");
+/// For attempts that are new and succeeded, as nearly all: looking first whether one is there costs a quarter of its insert.
+const RECORD: &str = record!("record", "", "");
 
-/// For batches with attempts of which more is kept; those that succeed need none of this.
-const RECORD_WITH_EXCHANGES: &str = record!(
-    "record_with_exchanges",
+/// For any attempts: written before, too, and those of which more is kept.
+const RECORD_ANY: &str = record!(
+    "record_any",
+    "
+    ON CONFLICT DO NOTHING",
     ", exchanges AS (
     INSERT INTO attempt_exchanges (tenant_id, webhook_id, event_id, started_at, request_headers, response_status,
         response_headers, response_body, headers_cut, body_cut, explanation)
@@ -187,18 +192,38 @@ impl Store {
     pub async fn record(&self, batch: &Batch, holder: Uuid) -> Result<(), StoreError> {
         let exhausted: Vec<DomainEvent> = batch.attempts.iter().filter_map(outbox::exhausted).collect();
         let mut client = self.connection().await?;
+        if exhausted.is_empty() && batch.attempts.iter().all(|attempt| attempt.exchange.is_none()) {
+            let written = write(&client, batch, holder, Form::New).await;
+            let met_repeat =
+                |error: &tokio_postgres::Error| error.code() == Some(&SqlState::UNIQUE_VIOLATION);
+            if !written.as_ref().is_err_and(met_repeat) {
+                return Ok(written?);
+            }
+        }
         if exhausted.is_empty() {
-            return write(&client, batch, holder).await;
+            return Ok(write(&client, batch, holder, Form::Any).await?);
         }
         let transaction = client.transaction().await?;
-        write(&transaction, batch, holder).await?;
+        write(&transaction, batch, holder, Form::Any).await?;
         outbox::announce(&transaction, &exhausted).await?;
         transaction.commit().await?;
         Ok(())
     }
 }
 
-async fn write(client: &impl GenericClient, batch: &Batch, holder: Uuid) -> Result<(), StoreError> {
+/// Which of the two statements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    New,
+    Any,
+}
+
+async fn write(
+    client: &impl GenericClient,
+    batch: &Batch,
+    holder: Uuid,
+    form: Form,
+) -> Result<(), tokio_postgres::Error> {
     let attempts = &batch.attempts;
     let parked = &batch.parked;
     let finished = &batch.finished;
@@ -230,13 +255,14 @@ async fn write(client: &impl GenericClient, batch: &Batch, holder: Uuid) -> Resu
         &holder,
         &column(attempts, |a| a.trigger.map(Trigger::code)),
     ];
-    if attempts.iter().all(|attempt| attempt.exchange.is_none()) {
-        client.execute(&client.prepare_cached(RECORD).await?, &results).await?;
-        return Ok(());
-    }
-    let exchanges = ExchangeColumns::of(attempts);
-    let parameters = [&results[..], &exchanges.parameters()].concat();
-    client.execute(&client.prepare_cached(RECORD_WITH_EXCHANGES).await?, &parameters).await?;
+    match form {
+        Form::New => client.execute(&client.prepare_cached(RECORD).await?, &results).await?,
+        Form::Any => {
+            let exchanges = ExchangeColumns::of(attempts);
+            let parameters = [&results[..], &exchanges.parameters()].concat();
+            client.execute(&client.prepare_cached(RECORD_ANY).await?, &parameters).await?
+        }
+    };
     Ok(())
 }
 

@@ -19,6 +19,7 @@ mod metered;
 mod outbox;
 mod planning;
 mod recovering;
+mod repeats;
 mod runbook;
 mod secrets;
 mod tls;
