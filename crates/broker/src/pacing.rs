@@ -6,8 +6,10 @@ use tokio::time::{Instant, sleep_until};
 
 /// From so many events in a message on there is much to publish, unless it is full: then the next one is, too.
 const BUSY: usize = 8;
-/// How long the next message waits for more then.
+/// How long the next message waits for more then. The clock that wakes it ticks in milliseconds, so it is two as a rule.
 const PAUSE: Duration = Duration::from_millis(1);
+/// So many are enough: they do not wait for more.
+pub(crate) const ENOUGH: usize = 28;
 /// Messages whose confirm is awaited at one time. While they are, events gather for the next message.
 const OUTSTANDING: usize = 2;
 /// The same where the pause makes them gather.
@@ -36,6 +38,13 @@ impl Pacing {
     /// Whether the next message has to wait, however few are outstanding.
     pub(crate) fn is_pausing(&self) -> bool {
         self.next_at.is_some()
+    }
+
+    /// So many wait for the next message.
+    pub(crate) fn there_wait(&mut self, requests: usize) {
+        if requests >= ENOUGH {
+            self.next_at = None;
+        }
     }
 
     /// Waits until it has not.
@@ -70,5 +79,11 @@ mod tests {
         assert_eq!(open_for(&pacing), OUTSTANDING_WITH_PAUSES);
         pacing.pause().await;
         assert!(began.elapsed() < PAUSE * 2);
+        pacing.sent(BUSY, false);
+        pacing.there_wait(ENOUGH - 1);
+        assert!(pacing.is_pausing());
+        pacing.there_wait(ENOUGH);
+        assert!(!pacing.is_pausing());
+        assert_eq!(open_for(&pacing), OUTSTANDING_WITH_PAUSES);
     }
 }

@@ -7,7 +7,7 @@ use instruments::{Label, Labels};
 use lapin::options::BasicPublishOptions;
 use lapin::protocol::basic::AMQPProperties;
 use lapin::{Channel, Confirmation, Connection, PublisherConfirm};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::error::Elapsed;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::answering::{self, Caller};
 use crate::metrics::Blocked;
-use crate::pacing::Pacing;
+use crate::pacing::{ENOUGH, Pacing};
 use crate::parcel::Parcel;
 use crate::topology::{INGEST_KEY, short};
 use crate::wire::published_now;
@@ -44,6 +44,8 @@ const PERSISTENT: u8 = 2;
 #[derive(Clone)]
 pub struct Publisher {
     requests: mpsc::Sender<Request>,
+    /// Told when enough wait for a message.
+    enough: Arc<Notify>,
     budget: Arc<Semaphore>,
     timeout: Duration,
     ready: watch::Receiver<bool>,
@@ -102,18 +104,20 @@ impl Publisher {
         stop: CancellationToken,
     ) -> (Self, JoinHandle<()>) {
         let (requests, receiver) = mpsc::channel(MAX_WAITING_PARCELS);
+        let enough = Arc::new(Notify::new());
         let (ready_sender, ready) = watch::channel(false);
         let task = PublishTask {
             config,
             intake,
             confirm_timeout: timeout,
             requests: receiver,
+            enough: Arc::clone(&enough),
             ready: ready_sender,
             stop,
             message: Vec::new(),
         };
         let budget = Arc::new(Semaphore::new(MAX_WAITING_BYTES));
-        (Self { requests, budget, timeout, ready }, tokio::spawn(task.run()))
+        (Self { requests, enough, budget, timeout, ready }, tokio::spawn(task.run()))
     }
 
     /// Publishes the events of a parcel in one message, and returns when the broker has them on disk.
@@ -124,6 +128,9 @@ impl Publisher {
         let (caller, answer) = Caller::new();
         let request = Request { parcel, caller, _budget: budget };
         self.requests.try_send(request).map_err(|_| PublishError::Overloaded)?;
+        if self.requests.max_capacity() - self.requests.capacity() >= ENOUGH {
+            self.enough.notify_one();
+        }
         match timeout(self.timeout, answer).await {
             Err(_) => Err(PublishError::Timeout),
             Ok(Err(_)) => Err(PublishError::Disconnected),
@@ -142,6 +149,7 @@ struct PublishTask {
     intake: Intake,
     confirm_timeout: Duration,
     requests: mpsc::Receiver<Request>,
+    enough: Arc<Notify>,
     ready: watch::Sender<bool>,
     stop: CancellationToken,
     /// The last message, for the memory it has.
@@ -214,6 +222,7 @@ impl PublishTask {
                     }
                 }
                 () = pacing.pause(), if pacing.is_pausing() => {}
+                () = self.enough.notified(), if pacing.is_pausing() => pacing.there_wait(self.requests.len()),
                 request = self.requests.recv(), if pacing.is_open(outstanding.len()) => {
                     let Some(first) = request else { stopping = true; continue };
                     if first.caller.has_given_up() {
