@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 const BUSY: usize = 8;
 /// How long the next message waits for more then. The clock that wakes it ticks in milliseconds, so it is two as a rule.
 const PAUSE: Duration = Duration::from_millis(1);
-/// So many are enough: they do not wait for more.
+/// So many requests are enough for a message: they do not wait for more.
 pub(crate) const ENOUGH: usize = 28;
 /// Messages whose confirm is awaited at one time. While they are, events gather for the next message.
 const OUTSTANDING: usize = 2;

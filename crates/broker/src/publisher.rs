@@ -44,7 +44,7 @@ const PERSISTENT: u8 = 2;
 #[derive(Clone)]
 pub struct Publisher {
     requests: mpsc::Sender<Request>,
-    /// Told when enough wait for a message.
+    /// Told when requests enough for a message wait.
     enough: Arc<Notify>,
     budget: Arc<Semaphore>,
     timeout: Duration,

@@ -42,7 +42,7 @@ pub struct HandedOver {
 
 // One statement is one transaction and one round trip. Tenants and types are looked up once each, however many events have them;
 // arrays of numbers and of booleans are read at a place at once. A repeat within the day meets the primary key; one across midnight is
-// looked for in the neighbouring partitions.
+// looked for in the partition of the day before, and in that of the day after if a clock that is ahead has put anything there.
 macro_rules! hand_over {
     ($name:literal, $repeats:literal, $more:literal) => {
         concat!(
@@ -53,7 +53,8 @@ WITH known AS MATERIALIZED (
     SELECT ARRAY(SELECT coalesce(t.webhooks_version, -1) FROM unnest($1::uuid[]) WITH ORDINALITY AS g (id, place)
             LEFT JOIN tenants t ON t.id = g.id ORDER BY g.place) AS versions,
         ARRAY(SELECT y.name IS NOT NULL FROM unnest($2::text[]) WITH ORDINALITY AS g (name, place)
-            LEFT JOIN event_types y ON y.name = g.name ORDER BY g.place) AS types
+            LEFT JOIN event_types y ON y.name = g.name ORDER BY g.place) AS types,
+        (SELECT true FROM events e WHERE e.day = $14::date + 1 LIMIT 1) AS has_next_day
 ), batch AS (
     INSERT INTO open_batches (day, leased_by, leased_until, is_unplaced) VALUES ($14, $15, $16, $17) RETURNING id
 ), stored AS (
@@ -67,7 +68,9 @@ WITH known AS MATERIALIZED (
     CROSS JOIN batch CROSS JOIN known
     WHERE known.versions[g.tenant] >= 0 AND known.types[g.type]
         AND (SELECT true FROM events e
-            WHERE e.tenant_id = ($1::uuid[])[g.tenant] AND e.id = g.id AND e.day = $14 - 1) IS NULL",
+            WHERE e.tenant_id = ($1::uuid[])[g.tenant] AND e.id = g.id AND e.day = $14 - 1) IS NULL
+        AND (known.has_next_day IS NULL OR (SELECT true FROM events e
+            WHERE e.tenant_id = ($1::uuid[])[g.tenant] AND e.id = g.id AND e.day = $14 + 1) IS NULL)",
             $repeats,
             "
     RETURNING position
@@ -79,15 +82,14 @@ SELECT batch.id, known.versions, known.types, ARRAY(SELECT position FROM stored)
     };
 }
 
-/// For events that are new, as nearly all are: looking first whether one is there costs a fifth of the whole. A repeat fails it.
+/// For events that are new, as nearly all are: looking first whether one is there costs a fifth of the whole. A repeat within the day
+/// fails it.
 const HAND_OVER: &str = hand_over!("hand_over", "", "");
 
-/// For any events: repeats, those with tags, and around midnight.
+/// For any events, repeats and those with tags among them.
 const HAND_OVER_ANY: &str = hand_over!(
     "hand_over_any",
     "
-        AND (SELECT true FROM events e
-            WHERE e.tenant_id = ($1::uuid[])[g.tenant] AND e.id = g.id AND e.day = $14 + 1) IS NULL
     ON CONFLICT DO NOTHING",
     ", tagged AS (
     INSERT INTO event_tags (tenant_id, tag, event_day, event_id)
@@ -109,7 +111,8 @@ pub(crate) struct LastRepeat(AtomicI64);
 
 impl LastRepeat {
     fn is_recent(&self, now: DateTime<Utc>) -> bool {
-        now.timestamp_millis() < self.0.load(Ordering::Relaxed) + REPEATS_EXPECTED.num_milliseconds()
+        let since = now.timestamp_millis() - self.0.load(Ordering::Relaxed);
+        (0..REPEATS_EXPECTED.num_milliseconds()).contains(&since)
     }
 
     fn met(&self, now: DateTime<Utc>) {

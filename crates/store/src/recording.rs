@@ -170,10 +170,11 @@ DELETE FROM open_batches WHERE id = ANY($23) AND leased_by = $25"
     };
 }
 
-/// For attempts that are new and succeeded, as nearly all: looking first whether one is there costs a quarter of its insert.
+/// For attempts that are new and of which no more is kept, as nearly all: looking first whether one is there costs a third of the
+/// whole. One that was written before fails it.
 const RECORD: &str = record!("record", "", "");
 
-/// For any attempts: written before, too, and those of which more is kept.
+/// For any attempts, those written before and those of which more is kept among them.
 const RECORD_ANY: &str = record!(
     "record_any",
     "

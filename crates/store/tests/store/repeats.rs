@@ -26,11 +26,13 @@ async fn a_repeat_is_dropped_alone_at_once_later_and_the_next_day() {
         (TimeDelta::seconds(2), [(1, "c"), (0, "c"), (1, "d")]),
         (TimeDelta::days(1), [(1, "d"), (0, "d"), (1, "e")]),
         (TimeDelta::days(1) + TimeDelta::seconds(1), [(1, "d"), (0, "e"), (1, "f")]),
+        // The clock that was ahead by a day is put right.
+        (TimeDelta::minutes(5), [(1, "f"), (0, "f"), (1, "g")]),
     ] {
         let handed = hand_over(noon + after, &ids).await;
         assert_eq!(handed, [Handed::Repeated, stored(0), stored(1)], "{after}");
     }
-    assert_eq!(database.count("SELECT count(*) FROM events").await, 11);
+    assert_eq!(database.count("SELECT count(*) FROM events").await, 13);
     let unused =
         "SELECT count(*) FROM open_batches b WHERE NOT EXISTS (SELECT FROM events WHERE batch_id = b.id)";
     assert_eq!(database.count(unused).await, 0, "nothing is left of a hand-over that was made again");
