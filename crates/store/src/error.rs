@@ -41,6 +41,11 @@ impl StoreError {
     }
 }
 
+/// Whether a row with the same key was there before.
+pub(crate) fn is_duplicate(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::UNIQUE_VIOLATION)
+}
+
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
         use std::error::Error as _;

@@ -8,9 +8,9 @@ use chrono::{DateTime, Datelike, NaiveDate, TimeDelta, Utc};
 use deadpool_postgres::GenericClient;
 use domain::{Event, Tag};
 use tokio_postgres::Row;
-use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
+use crate::error::is_duplicate;
 use crate::{BatchId, Lease, Store, StoreError};
 
 /// What became of one event of a hand-over.
@@ -144,16 +144,14 @@ impl Store {
         self.note_sessions(events, now).await?;
         let columns = Columns::of(events);
         let mut client = self.connection().await?;
-        let is_plain = !columns.has_tags && !is_near_midnight(now) && !self.last_repeat.is_recent(now);
-        if is_plain {
+        let is_near_midnight = is_near_midnight(now);
+        if !columns.has_tags && !is_near_midnight && !self.last_repeat.is_recent(now) {
             let row = query_hand_over(&client, HAND_OVER, &columns, now, lease, in_order).await;
-            let met_repeat =
-                |error: &tokio_postgres::Error| error.code() == Some(&SqlState::UNIQUE_VIOLATION);
-            if !row.as_ref().is_err_and(met_repeat) {
+            if !row.as_ref().is_err_and(is_duplicate) {
                 return Ok(columns.read(&row?, now));
             }
         }
-        let row = if is_near_midnight(now) {
+        let row = if is_near_midnight {
             let transaction = client.transaction().await?;
             transaction.execute(&transaction.prepare_cached(MIDNIGHT_LOCK).await?, &[]).await?;
             let row = query_hand_over(&transaction, HAND_OVER_ANY, &columns, now, lease, in_order).await?;

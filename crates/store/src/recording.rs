@@ -1,11 +1,11 @@
 use chrono::{DateTime, Utc};
 use deadpool_postgres::GenericClient;
 use domain::{DomainEvent, EventType, Exchange, TenantId};
-use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::deliveries::DeliveryKey;
+use crate::error::is_duplicate;
 use crate::exchanges::ExchangeColumns;
 use crate::{BatchId, Store, StoreError, outbox};
 
@@ -193,22 +193,19 @@ impl Store {
     pub async fn record(&self, batch: &Batch, holder: Uuid) -> Result<(), StoreError> {
         let exhausted: Vec<DomainEvent> = batch.attempts.iter().filter_map(outbox::exhausted).collect();
         let mut client = self.connection().await?;
-        if exhausted.is_empty() && batch.attempts.iter().all(|attempt| attempt.exchange.is_none()) {
+        if !exhausted.is_empty() {
+            let transaction = client.transaction().await?;
+            write(&transaction, batch, holder, Form::Any).await?;
+            outbox::announce(&transaction, &exhausted).await?;
+            return Ok(transaction.commit().await?);
+        }
+        if batch.attempts.iter().all(|attempt| attempt.exchange.is_none()) {
             let written = write(&client, batch, holder, Form::New).await;
-            let met_repeat =
-                |error: &tokio_postgres::Error| error.code() == Some(&SqlState::UNIQUE_VIOLATION);
-            if !written.as_ref().is_err_and(met_repeat) {
+            if !written.as_ref().is_err_and(is_duplicate) {
                 return Ok(written?);
             }
         }
-        if exhausted.is_empty() {
-            return Ok(write(&client, batch, holder, Form::Any).await?);
-        }
-        let transaction = client.transaction().await?;
-        write(&transaction, batch, holder, Form::Any).await?;
-        outbox::announce(&transaction, &exhausted).await?;
-        transaction.commit().await?;
-        Ok(())
+        Ok(write(&client, batch, holder, Form::Any).await?)
     }
 }
 

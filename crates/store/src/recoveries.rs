@@ -6,11 +6,11 @@ use chrono::{DateTime, Utc};
 use domain::{EventType, Invalid, TenantId, WebhookId};
 use serde_json::{Value, json};
 use tokio_postgres::Row;
-use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::audit_log::Changes;
+use crate::error::is_duplicate;
 use crate::{Lease, Store, StoreError};
 
 /// Recoveries of one tenant that can run at a time.
@@ -339,7 +339,7 @@ impl Store {
 }
 
 fn begin_error(error: tokio_postgres::Error) -> RecoveryError {
-    if error.code() == Some(&SqlState::UNIQUE_VIOLATION) {
+    if is_duplicate(&error) {
         return RecoveryError::OneIsRunning;
     }
     RecoveryError::Store(error.into())

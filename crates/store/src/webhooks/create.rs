@@ -3,10 +3,10 @@ use domain::{
     DeliverySettings, Description, EventPattern, Filter, GateSettings, Invalid, Metadata, SecretBytes,
     SessionId, SigningKeys, TenantId, Webhook, WebhookUrl,
 };
-use tokio_postgres::error::SqlState;
 
 use super::row::{Columns, SealedParts, webhook_columns};
 use super::{BUMP_VERSION, WebhookNews, log, tell};
+use crate::error::is_duplicate;
 use crate::sealing::Stored;
 use crate::{Store, StoreError};
 
@@ -73,7 +73,7 @@ pub enum CreateError {
 
 impl From<tokio_postgres::Error> for CreateError {
     fn from(error: tokio_postgres::Error) -> Self {
-        if error.code() == Some(&SqlState::UNIQUE_VIOLATION) {
+        if is_duplicate(&error) {
             return Self::Duplicate;
         }
         Self::Store(error.into())

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::{Event, GateSettings, SecretBytes, TenantId, Webhook, WebhookId, WebhookUrl};
 use postrider_store::{
-    AttemptRecord, AuditPace, AuditProblem, Batch, ClaimedDue, DeliveryKey, Handed, Lease, NewWebhook,
-    Parked, Store, WebhookChange,
+    AttemptRecord, AuditPace, AuditProblem, Batch, BatchId, ClaimedDue, DeliveryKey, Handed, Lease,
+    NewWebhook, Parked, Store, WebhookChange,
 };
 use test_support::TestDatabase;
 use uuid::Uuid;
@@ -63,6 +63,28 @@ async fn new_tenant(store: &Store) -> TenantId {
     tenant
 }
 
+/// A first attempt that delivered.
+fn delivered(key: DeliveryKey, tenant_id: TenantId, started_at: DateTime<Utc>) -> AttemptRecord {
+    AttemptRecord {
+        key,
+        tenant_id,
+        event_type: "message.sent".parse().unwrap(),
+        attempt: 1,
+        started_at,
+        duration_ms: 1,
+        status_code: Some(200),
+        error: None,
+        next_attempt_at: None,
+        trigger: None,
+        exchange: None,
+    }
+}
+
+/// A delivery of an open batch that comes to wait for its webhook's gate.
+fn waiting(key: DeliveryKey, tenant_id: TenantId, accepted_at: DateTime<Utc>, batch: BatchId) -> Parked {
+    Parked { key, tenant_id, accepted_at, attempts: 0, due_at: None, leased_by: None, batch: Some(batch) }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_handed_over_by_ten_at_once_is_stored_once_also_at_midnight() {
     let database = TestDatabase::create().await;
@@ -115,14 +137,9 @@ async fn due_deliveries_are_claimed_by_one_at_a_time_and_again_when_the_lease_ru
     let handed = store.hand_over(&given, now, batch_lease, false).await.unwrap();
     let parked = events
         .iter()
-        .map(|event| Parked {
-            key: DeliveryKey { webhook_id, event_id: event.id.clone(), event_day: handed.day },
-            tenant_id: tenant,
-            accepted_at: now,
-            attempts: 1,
-            due_at: Some(now),
-            leased_by: None,
-            batch: Some(handed.batch),
+        .map(|event| {
+            let key = DeliveryKey { webhook_id, event_id: event.id.clone(), event_day: handed.day };
+            Parked { attempts: 1, due_at: Some(now), ..waiting(key, tenant, now, handed.batch) }
         })
         .collect();
     store
@@ -204,13 +221,10 @@ async fn a_late_failure_does_not_bring_back_what_another_dispatcher_has_finished
     };
     let parked = |batch| Batch {
         parked: vec![Parked {
-            key: key.clone(),
-            tenant_id: tenant,
-            accepted_at: now,
             attempts: 1,
             due_at: Some(now),
-            leased_by: None,
             batch,
+            ..waiting(key.clone(), tenant, now, handed.batch)
         }],
         ..Batch::default()
     };
@@ -311,28 +325,14 @@ async fn the_audit_finds_exactly_the_lost_deliveries_and_repairs_them() {
     let key =
         |id: &str| DeliveryKey { webhook_id: webhook, event_id: id.parse().unwrap(), event_day: handed.day };
     let attempt = |id: &str, error, next_attempt_at| AttemptRecord {
-        key: key(id),
-        tenant_id: tenant,
-        event_type: "message.sent".parse().unwrap(),
-        attempt: 1,
-        started_at: now,
-        duration_ms: 1,
         status_code: None,
         error,
         next_attempt_at,
-        trigger: None,
-        exchange: None,
+        ..delivered(key(id), tenant, now)
     };
     let later = Some(now + TimeDelta::seconds(5));
-    let parked = Parked {
-        key: key("scheduled"),
-        tenant_id: tenant,
-        accepted_at: now,
-        attempts: 1,
-        due_at: later,
-        leased_by: None,
-        batch: Some(handed.batch),
-    };
+    let parked =
+        Parked { attempts: 1, due_at: later, ..waiting(key("scheduled"), tenant, now, handed.batch) };
     let batch = Batch {
         attempts: vec![
             attempt("delivered", None, None),

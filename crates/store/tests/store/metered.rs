@@ -2,11 +2,11 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::{Event, GateSettings, TenantId, Webhook};
-use postrider_store::{Batch, DeliveryKey, Lease, OrderedDelivery, Parked, Store, sequence};
+use postrider_store::{Batch, DeliveryKey, Lease, OrderedDelivery, Store, sequence};
 use test_support::TestDatabase;
 use uuid::Uuid;
 
-use crate::{event, lease, new_tenant, webhook, webhook_at};
+use crate::{event, lease, new_tenant, waiting, webhook, webhook_at};
 
 /// Hands events over and lets their deliveries wait for the webhook's gate.
 async fn wait_for_gate(store: &Store, tenant: TenantId, webhook: &Webhook, count: usize, now: DateTime<Utc>) {
@@ -14,14 +14,9 @@ async fn wait_for_gate(store: &Store, tenant: TenantId, webhook: &Webhook, count
     let given: Vec<&Event> = events.iter().collect();
     let lease = lease(now);
     let handed = store.hand_over(&given, now, lease, false).await.unwrap();
-    let parked = |event: &Event| Parked {
-        key: DeliveryKey { webhook_id: webhook.id, event_id: event.id.clone(), event_day: handed.day },
-        tenant_id: tenant,
-        accepted_at: now,
-        attempts: 0,
-        due_at: None,
-        leased_by: None,
-        batch: Some(handed.batch),
+    let parked = |event: &Event| {
+        let key = DeliveryKey { webhook_id: webhook.id, event_id: event.id.clone(), event_day: handed.day };
+        waiting(key, tenant, now, handed.batch)
     };
     let parked = events.iter().map(parked).collect();
     store

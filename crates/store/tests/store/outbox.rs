@@ -6,7 +6,7 @@ use postrider_store::{AttemptRecord, Batch, DeliveryKey, HealthNews, Lease, Stor
 use test_support::TestDatabase;
 use uuid::Uuid;
 
-use crate::{lease, new_tenant, webhook};
+use crate::{delivered, lease, new_tenant, webhook};
 
 async fn told(store: &Store) -> Vec<(String, String)> {
     let outgoing = store.read_outbox(100).await.unwrap();
@@ -21,17 +21,16 @@ async fn a_final_failure_that_is_written_twice_is_told_once_and_other_attempts_a
     let now = Utc::now();
     let webhook_id = WebhookId::generate();
     let attempt = |id: &str, event_type: &str, error, next_attempt_at| AttemptRecord {
-        key: DeliveryKey { webhook_id, event_id: id.parse().unwrap(), event_day: now.date_naive() },
-        tenant_id,
         event_type: event_type.parse().unwrap(),
         attempt: 3,
-        started_at: now,
-        duration_ms: 1,
         status_code: None,
         error,
         next_attempt_at,
-        trigger: None,
-        exchange: None,
+        ..delivered(
+            DeliveryKey { webhook_id, event_id: id.parse().unwrap(), event_day: now.date_naive() },
+            tenant_id,
+            now,
+        )
     };
     let attempts = vec![
         attempt("delivered", "message.sent", None, None),

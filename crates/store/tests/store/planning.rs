@@ -9,7 +9,7 @@ use postrider_store::{
 use test_support::{TestDatabase, eventually};
 use tokio_postgres::Client;
 
-use crate::{event, lease, new_tenant, webhook_at};
+use crate::{delivered, event, lease, new_tenant, waiting, webhook_at};
 
 const BACKLOG: i64 = 20_000;
 const ROUNDS: usize = 10;
@@ -33,27 +33,12 @@ async fn round(store: &Store, tenant: TenantId, [webhook, draining]: [WebhookId;
     let handed = store.hand_over(&[&event], now, lease, false).await.unwrap();
     let key = DeliveryKey { webhook_id: webhook, event_id: event.id.clone(), event_day: handed.day };
     let attempt = AttemptRecord {
-        key: key.clone(),
-        tenant_id: tenant,
-        event_type: event.event_type.clone(),
-        attempt: 1,
-        started_at: now,
-        duration_ms: 1,
         status_code: Some(500),
         error: Some("status"),
         next_attempt_at: Some(now),
-        trigger: None,
-        exchange: None,
+        ..delivered(key.clone(), tenant, now)
     };
-    let parked = Parked {
-        key: key.clone(),
-        tenant_id: tenant,
-        accepted_at: now,
-        attempts: 1,
-        due_at: Some(now),
-        leased_by: None,
-        batch: Some(handed.batch),
-    };
+    let parked = Parked { attempts: 1, due_at: Some(now), ..waiting(key.clone(), tenant, now, handed.batch) };
     let again = Parked { attempts: 2, batch: None, ..parked.clone() };
     let settled = vec![handed.batch];
     for batch in [

@@ -10,7 +10,7 @@ use postrider_store::{
 use test_support::TestDatabase;
 use uuid::Uuid;
 
-use crate::{event, lease, new_tenant, webhook_at};
+use crate::{delivered, event, lease, new_tenant, webhook_at};
 
 struct World {
     database: TestDatabase,
@@ -60,17 +60,9 @@ impl World {
 
     fn attempt(&self, key: &DeliveryKey, seconds: i64, error: Option<&'static str>) -> AttemptRecord {
         AttemptRecord {
-            key: key.clone(),
-            tenant_id: self.tenant,
-            event_type: "message.sent".parse().unwrap(),
-            attempt: 1,
-            started_at: self.at + TimeDelta::seconds(seconds),
-            duration_ms: 1,
             status_code: error.is_none().then_some(200),
             error,
-            next_attempt_at: None,
-            trigger: None,
-            exchange: None,
+            ..delivered(key.clone(), self.tenant, self.at + TimeDelta::seconds(seconds))
         }
     }
 

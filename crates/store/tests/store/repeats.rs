@@ -2,11 +2,11 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::{Event, GateSettings, WebhookId};
-use postrider_store::{AttemptRecord, Batch, DeliveryKey, Handed, Parked};
+use postrider_store::{Batch, DeliveryKey, Handed};
 use test_support::TestDatabase;
 use uuid::Uuid;
 
-use crate::{event, lease, new_tenant, webhook};
+use crate::{delivered, event, lease, new_tenant, waiting, webhook};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeat_is_dropped_alone_at_once_later_and_the_next_day() {
@@ -51,28 +51,8 @@ async fn results_that_are_written_twice_are_there_once() {
         event_id: event.id.clone(),
         event_day: handed.day,
     };
-    let attempt = |event: &Event| AttemptRecord {
-        key: key(event),
-        tenant_id: tenant,
-        event_type: event.event_type.clone(),
-        attempt: 1,
-        started_at: now,
-        duration_ms: 1,
-        status_code: Some(204),
-        error: None,
-        next_attempt_at: None,
-        trigger: None,
-        exchange: None,
-    };
-    let parked = Parked {
-        key: key(&events[2]),
-        tenant_id: tenant,
-        accepted_at: now,
-        attempts: 0,
-        due_at: None,
-        leased_by: None,
-        batch: Some(handed.batch),
-    };
+    let attempt = |event: &Event| delivered(key(event), tenant, now);
+    let parked = waiting(key(&events[2]), tenant, now, handed.batch);
     let first = Batch { attempts: vec![attempt(&events[0])], ..Batch::default() };
     let both = Batch {
         attempts: events[..2].iter().map(attempt).collect(),
