@@ -160,6 +160,10 @@ impl ParkedDeliveries {
             return Ok(Due::None);
         }
         let now = self.engine.clock.now();
+        if last == Due::Backlog && self.store.set_waiting(now).await? {
+            self.waiting.notify_one();
+            return Ok(Due::Backlog);
+        }
         let lease = self.lease_from(now);
         let due = self.store.claim_due(now, room, MAX_CLAIM_PER_WEBHOOK, lease).await?;
         if due.set_waiting {
