@@ -111,7 +111,10 @@ impl ParkedDeliveries {
                     };
                     rest(pause, &self.stop).await;
                 }
-                Err(error) => self.rest_after(&error, "due deliveries", &mut backoff).await,
+                Err(error) => {
+                    due = Due::None;
+                    self.rest_after(&error, "due deliveries", &mut backoff).await;
+                }
             }
         }
     }
@@ -160,9 +163,14 @@ impl ParkedDeliveries {
             return Ok(Due::None);
         }
         let now = self.engine.clock.now();
-        if last == Due::Backlog && self.store.set_waiting(now).await? {
-            self.waiting.notify_one();
-            return Ok(Due::Backlog);
+        if last == Due::Backlog {
+            let due = self.store.set_waiting(now).await?;
+            if due.set_waiting {
+                self.waiting.notify_one();
+            }
+            if due.more {
+                return Ok(Due::Backlog);
+            }
         }
         let lease = self.lease_from(now);
         let due = self.store.claim_due(now, room, MAX_CLAIM_PER_WEBHOOK, lease).await?;

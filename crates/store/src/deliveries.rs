@@ -132,12 +132,13 @@ macro_rules! set_waiting_looks_at {
     };
 }
 
-// The part of CLAIM_DUE that a backlog needs, without what costs most there: the events of what is claimed, looked for in every
-// partition, and the wait for the disk. Rows that a crash makes due again are set to wait again.
+// The part of CLAIM_DUE that a backlog needs, without what costs most there: to make ready for reading the events of what is
+// claimed, in every partition, and to wait for the disk. Rows that a crash makes due again are set to wait again. What has to
+// begin to drain is left to CLAIM_DUE, with all that follows it.
 const SET_WAITING: &str = concat!(
     "-- set_waiting
 WITH head AS MATERIALIZED (
-    SELECT ctid, webhook_id FROM deliveries
+    SELECT ctid, webhook_id, attempts FROM deliveries
     WHERE due_at <= $1 ORDER BY due_at LIMIT ",
     set_waiting_looks_at!(),
     " FOR UPDATE SKIP LOCKED
@@ -145,8 +146,8 @@ WITH head AS MATERIALIZED (
     UPDATE deliveries SET due_at = NULL, leased_by = NULL
     WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM head
-        WHERE (SELECT w.is_metered FROM webhooks w WHERE w.id = head.webhook_id)
-            OR (SELECT h.is_draining FROM webhook_health h WHERE h.webhook_id = head.webhook_id)
+        WHERE (SELECT h.is_draining FROM webhook_health h WHERE h.webhook_id = head.webhook_id)
+            OR attempts = 0 AND (SELECT w.is_metered FROM webhooks w WHERE w.id = head.webhook_id)
     ))
     RETURNING 1
 )
@@ -245,12 +246,13 @@ impl Store {
         })
     }
 
-    /// Sets due deliveries to wait for their webhook's gate, the longest due first, where the webhook is metered or drains: a few
-    /// of them. Says whether it came upon no others.
-    pub async fn set_waiting(&self, now: DateTime<Utc>) -> Result<bool, StoreError> {
+    /// Sets due deliveries of a backlog to wait for their webhook's gate, a few of the longest due. There may be more of it
+    /// unless it came upon anything else, which is for [`Store::claim_due`].
+    pub async fn set_waiting(&self, now: DateTime<Utc>) -> Result<ClaimedDue, StoreError> {
         let client = self.connection().await?;
         let row = client.query_one(&client.prepare_cached(SET_WAITING).await?, &[&now]).await?;
-        Ok(row.get::<_, i64>(0) == SET_WAITING_LOOKS_AT)
+        let count: i64 = row.get(0);
+        Ok(ClaimedDue { deliveries: Vec::new(), more: count == SET_WAITING_LOOKS_AT, set_waiting: count > 0 })
     }
 
     /// Takes on deliveries that wait for their webhook's gate, the oldest first, up to a number for each webhook.

@@ -213,34 +213,39 @@ async fn retries_that_fall_due_together_drain_and_what_was_never_attempted_does_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backlog_that_drains_is_set_to_wait_until_something_else_is_due() {
+async fn a_backlog_is_set_to_wait_until_something_else_is_due_or_has_to_begin_to_drain() {
     let database = TestDatabase::create().await;
     let store = &database.store;
     let now = Utc::now();
     let client = database.client().await;
     let paced = GateSettings { rate_limit: Some(1), ..GateSettings::default() };
+    let plain = GateSettings::default();
     // In this order, and held by somebody who has gone silent.
     let mut webhooks = Vec::new();
-    for (gate, count, seconds) in
-        [(paced, 36, 3), (GateSettings::default(), 36, 2), (GateSettings::default(), 1, 1)]
-    {
+    for (gate, attempts, count) in [(paced, 0, 36), (plain, 1, 36), (paced, 1, 20), (plain, 1, 1)] {
         let tenant = new_tenant(store).await;
         let webhook = webhook(store, tenant, gate).await;
         wait_for_gate(store, tenant, &webhook, count, now).await;
-        let due = "UPDATE deliveries SET due_at = $2, leased_by = gen_random_uuid() WHERE webhook_id = $1";
-        client.execute(due, &[&webhook.id.0, &(now - TimeDelta::seconds(seconds))]).await.unwrap();
-        webhooks.push(webhook.id);
+        let due = "UPDATE deliveries SET due_at = $2, leased_by = gen_random_uuid(), attempts = $3 WHERE webhook_id = $1";
+        let at = now - TimeDelta::seconds(10) + TimeDelta::seconds(i64::try_from(webhooks.len()).unwrap());
+        client.execute(due, &[&webhook.id.0, &at, &attempts]).await.unwrap();
+        webhooks.push(webhook);
     }
     let drain =
         "INSERT INTO webhook_health (webhook_id, updated_at, consecutive_failures, times_opened, is_draining)
-        VALUES ($1, $2, 0, 0, true)";
-    client.execute(drain, &[&webhooks[1].0, &now]).await.unwrap();
+         VALUES ($1, $2, 0, 0, true)";
+    client.execute(drain, &[&webhooks[1].id.0, &now]).await.unwrap();
     let waiting = "SELECT count(*) FROM deliveries WHERE due_at IS NULL AND leased_by IS NULL";
-    for (goes_on, set_so_far) in [(true, 32), (true, 64), (false, 72), (false, 72)] {
-        assert_eq!(store.set_waiting(now).await.unwrap(), goes_on);
-        assert_eq!(database.count(waiting).await, set_so_far);
+    for (set, more) in [(32, true), (32, true), (8, false), (0, false)] {
+        let before = database.count(waiting).await;
+        let due = store.set_waiting(now).await.unwrap();
+        assert_eq!((due.set_waiting, due.more), (set > 0, more));
+        assert_eq!(database.count(waiting).await - before, set);
     }
     let claimed = store.claim_due(now, 100, 16, lease(now)).await.unwrap();
     let of: Vec<_> = claimed.deliveries.iter().map(|delivery| delivery.webhook_id).collect();
-    assert_eq!((of, claimed.set_waiting), (vec![webhooks[2]], false));
+    assert_eq!((of, claimed.set_waiting), (vec![webhooks[3].id], true));
+    let begun = store.health_of(webhooks[2].tenant_id, &[webhooks[2].id]).await.unwrap();
+    assert!(begun[0].1.is_draining);
+    assert_eq!(database.count(waiting).await, 36 + 36 + 20);
 }

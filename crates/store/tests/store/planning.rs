@@ -123,7 +123,7 @@ async fn a_claim_reads_the_webhooks_of_what_is_due_and_no_others() {
     client.batch_execute("ANALYZE deliveries, webhooks").await.unwrap();
     client.execute(deliveries, &[&tenant.0, &webhook.0, &50_i64, &-2]).await.unwrap();
     let now = Utc::now();
-    assert!(!store.set_waiting(now).await.unwrap(), "it neither is metered nor drains");
+    assert!(!store.set_waiting(now).await.unwrap().set_waiting, "it neither is metered nor drains");
     store.claim_due(now, 100, 10, lease(now)).await.unwrap();
     assert_eq!(database.count("SELECT count(*) FROM deliveries WHERE leased_by IS NOT NULL").await, 10);
     assert_eq!(database.count("SELECT count(*) FROM deliveries WHERE due_at IS NULL").await, 40);
