@@ -1,5 +1,5 @@
 //! Latency at steady rates. An event counts from when it should have been sent, so that a stall is seen in all of the
-//! events that it held up.
+//! events that it held up. It begins when what other scenarios left behind is audited and written.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,8 @@ const ROUND_TIME: Duration = Duration::from_secs(8);
 const CONNECTIONS: usize = 64;
 
 pub(crate) async fn run(bench: &mut Bench, results: &mut Results) -> anyhow::Result<()> {
+    bench.until_audited().await?;
+    bench.checkpoint().await?;
     let tenant = bench.tenant(1, Answer::AtOnce).await?;
     let publisher = bench.publisher(&tenant)?;
     let mut lines = Vec::new();
