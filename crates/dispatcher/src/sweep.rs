@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use store::{AuditPace, Store, StoreError};
+use store::{Pace, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -60,7 +60,7 @@ async fn sweep(store: &Store, now: DateTime<Utc>) -> Result<bool, StoreError> {
     };
     let newest = now - SETTLED_AFTER;
     let to = newest.min(from + LONGEST_RANGE).max(from);
-    let report = store.audit(from, to, AuditPace::Gentle).await?;
+    let report = store.audit(from, to, Pace::Gentle).await?;
     let mut repaired = 0;
     if report.lost > 0 {
         for finding in report.findings.iter().take(LOGGED) {

@@ -2,7 +2,7 @@ use std::time::Instant;
 
 use anyhow::bail;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use store::{AuditPace, AuditReport, Store};
+use store::{AuditReport, Pace, Store};
 
 use crate::style;
 use crate::values::Delay;
@@ -41,7 +41,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
         None => now - TimeDelta::from_std(args.since.0)?,
     };
     let began = Instant::now();
-    let report = store.audit(from, to, AuditPace::Full).await?;
+    let report = store.audit(from, to, Pace::Full).await?;
     let time = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
     println!("events handed over from {} to {}", time(from), time(to));
     print_counts(&report);

@@ -1,16 +1,14 @@
 use std::collections::HashMap;
-use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use domain::{EventData, EventId, TenantId, Webhook, WebhookId};
-use tokio::time::{Instant, sleep};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::deliveries::DeliveryKey;
 use crate::events::{StoredEvent, read_event};
-use crate::{BatchId, Store, StoreError};
+use crate::{BatchId, Pace, Store, StoreError};
 
 /// Events that are read one after the other before their deliveries are looked at: so many, or fewer if they came in over a longer
 /// time than [`STEP_TIME`] or are of more than [`TENANTS_PER_STEP`], whose webhooks are in memory meanwhile.
@@ -28,8 +26,6 @@ const DELIVERIES_PER_STATEMENT: usize = 2_000;
 pub(crate) const BODIES_PER_STEP: usize = 128;
 /// Most findings that a report names; more are only counted.
 const MAX_FINDINGS: usize = 1_000;
-/// The longest rest of a gentle audit.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How far the clocks of a gateway and a dispatcher may be apart: a webhook created or changed so close to an event
 /// cannot be judged by it.
 const CLOCK_SLACK: TimeDelta = TimeDelta::seconds(5);
@@ -65,27 +61,6 @@ impl AuditProblem {
             Self::NeverAttempted => "matched, but never attempted and not scheduled",
             Self::RetryMissing => "failed with a retry to come, but none is scheduled",
         }
-    }
-}
-
-/// How an audit deals with others who need the database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AuditPace {
-    /// As fast as it can.
-    Full,
-    /// Rests after each statement for as long as that took.
-    Gentle,
-}
-
-impl AuditPace {
-    async fn keep<T>(self, statement: impl Future<Output = T>) -> T {
-        let began = Instant::now();
-        let done = statement.await;
-        match self {
-            Self::Full => {}
-            Self::Gentle => sleep(began.elapsed().min(LONGEST_PAUSE)).await,
-        }
-        done
     }
 }
 
@@ -255,7 +230,7 @@ impl Store {
         &self,
         from: DateTime<Utc>,
         to: DateTime<Utc>,
-        pace: AuditPace,
+        pace: Pace,
     ) -> Result<AuditReport, StoreError> {
         let mut report = AuditReport::default();
         let [first, end] = self.batches_between(from, to, AUDIT_SLACK).await?;
@@ -335,7 +310,7 @@ impl Store {
         to: DateTime<Utc>,
         after: &mut (BatchId, Uuid, String),
         end: BatchId,
-        pace: AuditPace,
+        pace: Pace,
     ) -> Result<Vec<StoredEvent>, StoreError> {
         let mut step: Vec<StoredEvent> = Vec::new();
         while !is_full(&step) {
@@ -414,11 +389,7 @@ impl Store {
     }
 
     /// Looks at what was delivered at once in the first place, and closely only at the rest.
-    async fn audit_deliveries(
-        &self,
-        expected: &[Expected],
-        pace: AuditPace,
-    ) -> Result<Vec<Found>, StoreError> {
+    async fn audit_deliveries(&self, expected: &[Expected], pace: Pace) -> Result<Vec<Found>, StoreError> {
         let mut found = vec![Found::DELIVERED; expected.len()];
         let rest = pace.keep(self.not_delivered_at_once(expected)).await?;
         for places in rest.chunks(DELIVERIES_PER_STATEMENT) {
@@ -453,7 +424,7 @@ impl Store {
     }
 
     /// Looks at attempts made soon after the events at first, and at later ones only for what those do not account for.
-    async fn look_closely(&self, expected: &[&Expected], pace: AuditPace) -> Result<Vec<Found>, StoreError> {
+    async fn look_closely(&self, expected: &[&Expected], pace: Pace) -> Result<Vec<Found>, StoreError> {
         let Some(latest) = expected.iter().map(|expected| expected.accepted_at).max() else {
             return Ok(Vec::new());
         };
@@ -570,22 +541,5 @@ impl AuditReport {
             let Expected { key, tenant_id, accepted_at, order, .. } = expected;
             self.findings.push(AuditFinding { key, tenant_id, accepted_at, problem, order });
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_gentle_audit_rests_as_long_as_it_worked_but_not_for_long() {
-        let took = async |pace: AuditPace, milliseconds| {
-            let began = Instant::now();
-            pace.keep(sleep(Duration::from_millis(milliseconds))).await;
-            began.elapsed().as_millis()
-        };
-        assert_eq!(took(AuditPace::Full, 200).await, 200);
-        assert_eq!(took(AuditPace::Gentle, 200).await, 400);
-        assert_eq!(took(AuditPace::Gentle, 5_000).await, 6_000);
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use crate::{Store, StoreError};
+use crate::{Pace, Store, StoreError};
 
 /// Whose request it is that changes something, and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,7 +159,7 @@ const LATEST: DateTime<Utc> = match NaiveDate::from_ymd_opt(9999, 12, 31) {
 /// Most entries that are looked at for one page. A filter that matches few gives pages that are not full.
 const LOOKS_AT: i64 = 20_000;
 /// Entries deleted at a time.
-const FORGET_AT_A_TIME: i64 = 5_000;
+const FORGET_AT_A_TIME: i64 = 500;
 
 const LOG_ACTION: &str = "-- log_action
 INSERT INTO audit_log
@@ -276,7 +276,8 @@ impl Store {
         loop {
             let client = self.connection().await?;
             let statement = client.prepare_cached(FORGET_AUDIT_LOG).await?;
-            let deleted = client.execute(&statement, &[&before, &FORGET_AT_A_TIME]).await?;
+            let deleted =
+                Pace::Gentle.keep(client.execute(&statement, &[&before, &FORGET_AT_A_TIME])).await?;
             gone += deleted;
             if deleted < FORGET_AT_A_TIME.unsigned_abs() {
                 return Ok(gone);

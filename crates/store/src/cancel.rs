@@ -1,12 +1,14 @@
+use std::time::Duration;
+
 use chrono::{DateTime, NaiveDate, Utc};
 use domain::{EventId, TenantId, WebhookId};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
 use tracing::warn;
 
 use crate::audit_log::Changes;
-use crate::tenancy::Confined;
-use crate::{Store, StoreError};
+use crate::{Pace, Store, StoreError};
 
 /// What became of a delivery that was to be cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,33 +64,44 @@ WITH chosen AS MATERIALIZED (
 )
 SELECT event_id, event_day FROM chosen ORDER BY event_id DESC, event_day DESC LIMIT 1";
 
-/// Deliveries cancelled by one statement, which is one transaction.
-const CANCELLED_AT_ONCE: i64 = 1000;
+/// Deliveries cancelled by one statement, which is one transaction: everybody's p99 rises to the length of the longest.
+const CANCELLED_AT_ONCE: i64 = 64;
 
-/// Ends what waits for a webhook that is deleted or off since a moment ago, and says so in the history. If this is cut short,
-/// the dispatchers end the rest as they take it on.
-pub(crate) async fn cancel_all(client: &Confined, tenant: TenantId, webhook: WebhookId, now: DateTime<Utc>) {
-    if let Err(error) = try_to_cancel_all(client, tenant, webhook, now).await {
-        warn!(%webhook, %error, "not all that waits for a webhook is cancelled yet: dispatchers will end the rest");
-    }
-}
-
-async fn try_to_cancel_all(
-    client: &Confined,
-    tenant: TenantId,
-    webhook: WebhookId,
-    now: DateTime<Utc>,
-) -> Result<(), StoreError> {
-    let mut after = (String::new(), NaiveDate::default());
-    loop {
-        let parameters: [&(dyn ToSql + Sync); 6] =
-            [&tenant.0, &webhook.0, &now, &after.0, &after.1, &CANCELLED_AT_ONCE];
-        let Some(last) = client.query_opt(CANCEL_DELIVERIES, &parameters).await? else { return Ok(()) };
-        after = (last.get(0), last.get(1));
-    }
-}
+/// How long is waited for a large backlog to be cancelled. The rest of it is cancelled nevertheless.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 impl Store {
+    /// Ends what waits for a webhook that is deleted or off since a moment ago, and says so in the history. If this is cut
+    /// short, the dispatchers end the rest as they take it on.
+    pub(crate) async fn cancel_all(&self, tenant: TenantId, webhook: WebhookId, now: DateTime<Utc>) {
+        let store = self.clone();
+        let cancelling = tokio::spawn(async move {
+            if let Err(error) = store.try_to_cancel_all(tenant, webhook, now).await {
+                warn!(%webhook, %error, "not all that waits for a webhook is cancelled yet: dispatchers will end the rest");
+            }
+        });
+        let _ = timeout(LONGEST_WAIT, cancelling).await;
+    }
+
+    async fn try_to_cancel_all(
+        &self,
+        tenant: TenantId,
+        webhook: WebhookId,
+        now: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        let mut after = (String::new(), NaiveDate::default());
+        loop {
+            let parameters: [&(dyn ToSql + Sync); 6] =
+                [&tenant.0, &webhook.0, &now, &after.0, &after.1, &CANCELLED_AT_ONCE];
+            // A connection each time: others may need it while this rests.
+            let some =
+                async { Ok(self.of_tenant(tenant).await?.query_opt(CANCEL_DELIVERIES, &parameters).await?) };
+            let cancelled: Result<_, StoreError> = Pace::Gentle.keep(some).await;
+            let Some(last) = cancelled? else { return Ok(()) };
+            after = (last.get(0), last.get(1));
+        }
+    }
+
     /// Ends an unfinished delivery, unless a dispatcher is at it.
     pub async fn cancel_delivery(
         &self,

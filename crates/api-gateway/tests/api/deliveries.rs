@@ -3,7 +3,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use domain::{Event, TenantId, WebhookId};
 use reqwest::Method;
 use serde_json::{Value, json};
-use store::{AttemptRecord, AuditPace, Batch, DeliveryKey, Lease, Trigger};
+use store::{AttemptRecord, Batch, DeliveryKey, Lease, Pace, Trigger};
 use test_support::Receiver;
 use uuid::Uuid;
 
@@ -257,11 +257,8 @@ async fn a_delivery_is_cancelled_unless_a_dispatcher_is_at_it() {
         let answer = api.post(&path(unknown), "").await;
         assert_eq!((answer.status, answer.code()), (404, "NOT_FOUND"), "{unknown}");
     }
-    let report = api
-        .database
-        .store
-        .audit(now - TimeDelta::minutes(1), now + TimeDelta::minutes(1), AuditPace::Full)
-        .await;
+    let report =
+        api.database.store.audit(now - TimeDelta::minutes(1), now + TimeDelta::minutes(1), Pace::Full).await;
     assert_eq!(report.unwrap().lost, 0);
     let readers = token(api.tenant, "webhooks:read");
     assert_eq!(api.call_as(&readers, Method::POST, &path("held"), None).await.code(), "FORBIDDEN");

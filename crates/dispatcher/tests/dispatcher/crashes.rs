@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use store::AuditPace;
+use store::Pace;
 use test_support::{ENCRYPTION_KEYS, Receiver, eventually};
 
 use crate::helpers::World;
@@ -85,7 +85,7 @@ async fn a_dispatcher_killed_again_and_again_under_load_loses_nothing() {
     assert_eq!(world.broker.ready_messages().await, 0);
     let now = chrono::Utc::now();
     let report =
-        world.database.store.audit(now - chrono::TimeDelta::hours(1), now, AuditPace::Full).await.unwrap();
+        world.database.store.audit(now - chrono::TimeDelta::hours(1), now, Pace::Full).await.unwrap();
     assert_eq!((report.events, report.lost), (EVENTS as u64, 0));
 }
 

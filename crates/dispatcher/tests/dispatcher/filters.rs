@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use domain::{Clock as _, WebhookId};
 use lapin::BasicProperties;
-use store::{AuditPace, WebhookChange};
+use store::{Pace, WebhookChange};
 use test_support::Receiver;
 
 use crate::helpers::World;
@@ -65,7 +65,7 @@ async fn an_audit_knows_what_a_filter_did_not_want() {
     assert!(dispatcher.shut_down().await);
     let (from, to) =
         (world.clock.now() - Duration::from_secs(30), world.clock.now() + Duration::from_secs(30));
-    let report = world.database.store.audit(from, to, AuditPace::Full).await.unwrap();
+    let report = world.database.store.audit(from, to, Pace::Full).await.unwrap();
     assert_eq!((report.events, report.delivered, report.lost), (4, 2, 0), "{report:?}");
     world
         .database
@@ -74,7 +74,7 @@ async fn an_audit_knows_what_a_filter_did_not_want() {
         .execute("DELETE FROM delivery_attempts WHERE event_id = 'e1'", &[])
         .await
         .unwrap();
-    let report = world.database.store.audit(from, to, AuditPace::Full).await.unwrap();
+    let report = world.database.store.audit(from, to, Pace::Full).await.unwrap();
     assert_eq!((report.delivered, report.lost), (1, 1), "what it wanted and never got is lost");
     assert_eq!(report.findings[0].key.event_id.as_str(), "e1");
 }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use domain::{Clock as _, GateChange, Tag};
 use lapin::BasicProperties;
-use store::AuditPace;
+use store::Pace;
 use test_support::{Receiver, eventually};
 
 use crate::helpers::World;
@@ -46,7 +46,7 @@ async fn a_delivery_waits_until_its_time_also_where_order_is_kept() {
     assert_eq!(receiver.next().await.id(), "past", "what has passed is now");
     world.wait_for_history(webhook, 2).await;
     let (from, to) = (world.clock.now() - TimeDelta::minutes(1), world.clock.now() + TimeDelta::minutes(1));
-    let report = world.database.store.audit(from, to, AuditPace::Full).await.unwrap();
+    let report = world.database.store.audit(from, to, Pace::Full).await.unwrap();
     assert_eq!((report.events, report.delivered, report.scheduled, report.lost), (3, 2, 1, 0), "{report:?}");
     // It is the database that remembers.
     dispatcher.shut_down().await;
@@ -117,7 +117,7 @@ async fn what_is_erased_while_it_waits_is_not_delivered_and_not_lost() {
     let left = "SELECT count(*) FROM events e WHERE convert_from(body, 'UTF8') LIKE '%somebody%' OR e::text LIKE '%vip%'";
     assert_eq!(world.database.count(left).await, 0);
     let (from, to) = (world.clock.now() - TimeDelta::minutes(1), world.clock.now() + TimeDelta::minutes(1));
-    let report = world.database.store.audit(from, to, AuditPace::Full).await.unwrap();
+    let report = world.database.store.audit(from, to, Pace::Full).await.unwrap();
     assert_eq!((report.events, report.lost), (2, 0), "{report:?}");
     world.clock.advance(Duration::from_secs(3601));
     publish(&world, "next", r#""tags":["somebody"]"#).await;

@@ -7,7 +7,6 @@ use domain::{
 
 use super::row::{Columns, SealedParts, webhook_columns};
 use super::{BUMP_VERSION, CreateError, WebhookNews, log, tell};
-use crate::cancel::cancel_all;
 use crate::{Store, StoreError};
 
 /// What a tenant changes of a webhook; `None` leaves a field as it is.
@@ -169,7 +168,8 @@ impl Store {
         self.log(&transaction, "webhook.updated", id, log::changed(&before, &after, change)).await?;
         transaction.commit().await?;
         if !after.is_active {
-            cancel_all(&client, tenant, id, now).await;
+            drop(client);
+            self.cancel_all(tenant, id, now).await;
         }
         Ok(Some(self.read_webhook(&row)?))
     }
@@ -192,7 +192,8 @@ impl Store {
         }
         transaction.commit().await?;
         if disabled.is_some() {
-            cancel_all(&client, tenant, id, now).await;
+            drop(client);
+            self.cancel_all(tenant, id, now).await;
         }
         Ok(disabled.is_some())
     }
@@ -226,7 +227,8 @@ impl Store {
         }
         transaction.commit().await?;
         if deleted.is_some() {
-            cancel_all(&client, tenant, id, now).await;
+            drop(client);
+            self.cancel_all(tenant, id, now).await;
         }
         Ok(deleted.is_some())
     }

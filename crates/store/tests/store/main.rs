@@ -5,14 +5,15 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::{Event, GateSettings, SecretBytes, TenantId, Webhook, WebhookId, WebhookUrl};
 use postrider_store::{
-    AttemptRecord, AuditPace, AuditProblem, Batch, BatchId, ClaimedDue, DeliveryKey, Handed, Lease,
-    NewWebhook, Parked, Store, WebhookChange,
+    AttemptRecord, AuditProblem, Batch, BatchId, ClaimedDue, DeliveryKey, Handed, Lease, NewWebhook, Pace,
+    Parked, Store, WebhookChange,
 };
 use test_support::TestDatabase;
 use uuid::Uuid;
 
 mod audit_log;
 mod backlog;
+mod cancelling;
 mod catch_up;
 mod expanding;
 mod metered;
@@ -349,7 +350,7 @@ async fn the_audit_finds_exactly_the_lost_deliveries_and_repairs_them() {
     store.hand_over(&[&open], now, lease(now), false).await.unwrap();
 
     let (from, to) = (now - TimeDelta::minutes(1), now + TimeDelta::minutes(1));
-    let report = store.audit(from, to, AuditPace::Full).await.unwrap();
+    let report = store.audit(from, to, Pace::Full).await.unwrap();
     let counts =
         [report.events, report.delivered, report.failed, report.scheduled, report.under_way, report.unjudged];
     assert_eq!(counts, [7, 1, 1, 1, 1, 0]);
@@ -361,14 +362,14 @@ async fn the_audit_finds_exactly_the_lost_deliveries_and_repairs_them() {
         [("never-attempted", AuditProblem::NeverAttempted), ("retry-missing", AuditProblem::RetryMissing)]
     );
     assert_eq!(
-        store.audit(to, to + TimeDelta::hours(1), AuditPace::Full).await.unwrap().events,
+        store.audit(to, to + TimeDelta::hours(1), Pace::Full).await.unwrap().events,
         0,
         "outside the range"
     );
 
     assert_eq!(store.repair(&report.findings, now).await.unwrap(), 2);
     assert_eq!(store.repair(&report.findings, now).await.unwrap(), 0, "once");
-    assert_eq!(store.audit(from, to, AuditPace::Full).await.unwrap().lost, 0);
+    assert_eq!(store.audit(from, to, Pace::Full).await.unwrap().lost, 0);
     let claimed = store.claim_due(now, 10, 10, lease(now)).await.unwrap().deliveries;
     let mut attempts: Vec<(&str, u32)> =
         claimed.iter().map(|delivery| (delivery.event.event.id.as_str(), delivery.attempts)).collect();
@@ -377,10 +378,10 @@ async fn the_audit_finds_exactly_the_lost_deliveries_and_repairs_them() {
 
     let change = WebhookChange { is_active: Some(true), ..WebhookChange::default() };
     store.change_webhook(tenant, webhook, &change, now).await.unwrap();
-    let report = store.audit(from, to, AuditPace::Full).await.unwrap();
+    let report = store.audit(from, to, Pace::Full).await.unwrap();
     assert_eq!((report.scheduled, report.unjudged, report.lost), (3, 0, 0), "what happened needs no guess");
     let forget = "DELETE FROM deliveries WHERE event_id = 'never-attempted'";
     database.client().await.execute(forget, &[]).await.unwrap();
-    let report = store.audit(from, to, AuditPace::Full).await.unwrap();
+    let report = store.audit(from, to, Pace::Full).await.unwrap();
     assert_eq!((report.unjudged, report.lost), (1, 0), "changed since: nobody knows whether it matched");
 }

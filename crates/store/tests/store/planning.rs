@@ -3,7 +3,7 @@
 use chrono::{TimeDelta, Utc};
 use domain::{Expected, GateSettings, TenantId, WebhookId};
 use postrider_store::{
-    AttemptOutcome, AttemptRecord, AuditPace, Batch, DeliveryKey, DeliveryState, Interval, Parked, Store,
+    AttemptOutcome, AttemptRecord, Batch, DeliveryKey, DeliveryState, Interval, Pace, Parked, Store,
     Unfinished,
 };
 use test_support::{TestDatabase, eventually};
@@ -146,7 +146,7 @@ async fn an_audit_reads_the_batches_of_its_range_and_no_others() {
     let now = Utc::now();
     let [from, to] = [10_000, 9_940].map(|seconds| now - TimeDelta::seconds(seconds));
     client.execute(plant, &[&tenant.0, &BACKLOG, &from.date_naive(), &now]).await.unwrap();
-    let report = store.audit(from, to, AuditPace::Full).await.unwrap();
+    let report = store.audit(from, to, Pace::Full).await.unwrap();
     assert_eq!(report.events, 60);
     drop(store);
     wait_for_the_end_of(&database, "-- audit").await;
@@ -167,7 +167,7 @@ async fn an_audit_goes_on_past_pages_without_an_event_of_its_range() {
         let at = from + TimeDelta::seconds(seconds);
         client.execute(plant, &[&tenant.0, &count, &from.date_naive(), &at, &batch]).await.unwrap();
     }
-    let report = database.store.audit(from, from + TimeDelta::seconds(20), AuditPace::Full).await.unwrap();
+    let report = database.store.audit(from, from + TimeDelta::seconds(20), Pace::Full).await.unwrap();
     assert_eq!(report.events, 3);
 }
 
@@ -196,7 +196,7 @@ async fn an_audit_of_what_was_delivered_at_once_reads_little_else() {
         FROM generate_series(0, $2::bigint - 1) n"
     );
     client.execute(&attempts, &[&tenant.0, &BACKLOG, &from, &day, &webhook.0]).await.unwrap();
-    let report = store.audit(from, from + TimeDelta::seconds(2), AuditPace::Full).await.unwrap();
+    let report = store.audit(from, from + TimeDelta::seconds(2), Pace::Full).await.unwrap();
     let all = BACKLOG.cast_unsigned();
     assert_eq!((report.events, report.delivered, report.lost), (all, all, 0));
     drop(store);
@@ -237,7 +237,7 @@ async fn an_audit_counts_each_of_many_deliveries_of_few_events_once() {
         FROM events e, webhooks w WHERE w.duplicate_key::integer % 3 = 1";
     client.execute(deliveries, &[]).await.unwrap();
     let (from, to) = (now - TimeDelta::seconds(1), now + TimeDelta::seconds(1));
-    let report = database.store.audit(from, to, AuditPace::Full).await.unwrap();
+    let report = database.store.audit(from, to, Pace::Full).await.unwrap();
     let counts = [report.events, report.delivered, report.scheduled, report.lost];
     assert_eq!(counts, [70, 21_000, 21_000, 21_000]);
 }
