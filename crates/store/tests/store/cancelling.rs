@@ -5,7 +5,7 @@ use domain::{Expected, GateSettings};
 use postrider_store::Store;
 use test_support::{TestDatabase, eventually};
 
-use crate::{new_tenant, webhook_at};
+use crate::{new_tenant, webhook};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_takes_long_to_cancel_is_cancelled_after_the_answer() {
@@ -14,8 +14,7 @@ async fn what_takes_long_to_cancel_is_cancelled_after_the_answer() {
     let mut client = database.client().await;
     let store = Store::new(&database.url_of("gateway"), 1).unwrap();
     let tenant = new_tenant(&database.store).await;
-    let webhook =
-        webhook_at(&database.store, tenant, "https://example.com/1", GateSettings::default()).await.id;
+    let webhook = webhook(&database.store, tenant, GateSettings::default()).await.id;
     let waiting = "WITH stored AS (
             INSERT INTO events (batch_id, occurred_at, accepted_at, day, tenant_id, id, type, body)
             SELECT 0, now(), now(), CURRENT_DATE, $1, 'waiting-' || n, 'message.sent', '{}'

@@ -9,7 +9,7 @@ use postrider_store::{
 use test_support::{TestDatabase, eventually};
 use tokio_postgres::Client;
 
-use crate::{delivered, event, lease, new_tenant, waiting, webhook_at};
+use crate::{delivered, event, lease, new_tenant, waiting, webhook, webhook_at};
 
 const BACKLOG: i64 = 20_000;
 const ROUNDS: usize = 10;
@@ -106,8 +106,7 @@ async fn a_claim_reads_the_webhooks_of_what_is_due_and_no_others() {
     let client = database.client().await;
     let store = Store::new(&database.url_of("dispatcher"), 1).unwrap();
     let tenant = new_tenant(&store).await;
-    let webhook =
-        webhook_at(&database.store, tenant, "https://example.com/1", GateSettings::default()).await.id;
+    let webhook = webhook(&database.store, tenant, GateSettings::default()).await.id;
     let webhooks = "INSERT INTO webhooks
             (id, tenant_id, url, events, secret, is_active, duplicate_key, created_at, updated_at)
         SELECT lpad(n::text, 32, '0')::uuid, $1, 'https://example.com/', ARRAY['*'], '\\x5a', true, md5(n::text), now(), now()
@@ -257,8 +256,7 @@ async fn statistics_and_what_became_of_an_event_read_what_they_show_and_not_all_
     let client = database.client().await;
     let store = Store::new(&database.url_of("gateway"), 1).unwrap();
     let tenant = new_tenant(&database.store).await;
-    let webhook =
-        webhook_at(&database.store, tenant, "https://example.com/1", GateSettings::default()).await.id;
+    let webhook = webhook(&database.store, tenant, GateSettings::default()).await.id;
     // An attempt a second, up to now: in one of 100 the delivery has failed.
     let plant = "INSERT INTO delivery_attempts
             (started_at, duration_ms, attempt, event_day, status_code, tenant_id, webhook_id, event_id, event_type, error)
@@ -304,8 +302,7 @@ async fn a_deleted_webhooks_deliveries_are_cancelled_without_reading_all_events_
     let mut client = database.client().await;
     let store = Store::new(&database.url_of("gateway"), 1).unwrap();
     let tenant = new_tenant(&database.store).await;
-    let webhook =
-        webhook_at(&database.store, tenant, "https://example.com/1", GateSettings::default()).await.id;
+    let webhook = webhook(&database.store, tenant, GateSettings::default()).await.id;
     plant_events(&client, tenant).await;
     let waiting =
         "INSERT INTO deliveries (accepted_at, due_at, event_day, attempts, tenant_id, webhook_id, event_id)
