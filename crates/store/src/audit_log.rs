@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use crate::{Pace, Store, StoreError};
+use crate::{Store, StoreError};
 
 /// Whose request it is that changes something, and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,8 +158,6 @@ const LATEST: DateTime<Utc> = match NaiveDate::from_ymd_opt(9999, 12, 31) {
 };
 /// Most entries that are looked at for one page. A filter that matches few gives pages that are not full.
 const LOOKS_AT: i64 = 20_000;
-/// Entries deleted at a time.
-const FORGET_AT_A_TIME: i64 = 500;
 
 const LOG_ACTION: &str = "-- log_action
 INSERT INTO audit_log
@@ -270,19 +268,9 @@ impl Store {
         Ok(AuditLogPage { entries, next: last.as_ref().map(read_place) })
     }
 
-    /// Deletes what was done before `before`, some of it at a time. Says how many entries are gone.
+    /// Deletes what was done before `before`. Says how many entries are gone.
     pub async fn forget_audit_log(&self, before: DateTime<Utc>) -> Result<u64, StoreError> {
-        let mut gone = 0;
-        loop {
-            let client = self.connection().await?;
-            let statement = client.prepare_cached(FORGET_AUDIT_LOG).await?;
-            let deleted =
-                Pace::Gentle.keep(client.execute(&statement, &[&before, &FORGET_AT_A_TIME])).await?;
-            gone += deleted;
-            if deleted < FORGET_AT_A_TIME.unsigned_abs() {
-                return Ok(gone);
-            }
-        }
+        self.forget(FORGET_AUDIT_LOG, before).await
     }
 }
 

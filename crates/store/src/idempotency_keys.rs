@@ -1,7 +1,7 @@
 use chrono::{DateTime, Utc};
 use domain::TenantId;
 
-use crate::{Pace, Store, StoreError};
+use crate::{Store, StoreError};
 
 // Two requests at once meet at the row: the second waits for the first, and finds what it wrote.
 const USE_KEY: &str = "-- use_idempotency_key
@@ -13,9 +13,6 @@ RETURNING body_digest = $3";
 
 const FORGET_KEYS: &str = "-- forget_idempotency_keys
 DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(SELECT ctid FROM idempotency_keys WHERE used_at < $1 LIMIT $2))";
-
-/// Keys deleted by one statement.
-const FORGOTTEN_AT_ONCE: i64 = 500;
 
 impl Store {
     /// Notes the body that a tenant uses a key for. Says whether it is the one that the key was used for since `since`.
@@ -32,11 +29,8 @@ impl Store {
         Ok(row.is_some_and(|row| row.get(0)))
     }
 
-    /// Deletes the keys that were used before `before`.
-    pub async fn forget_idempotency_keys(&self, before: DateTime<Utc>) -> Result<(), StoreError> {
-        let client = self.connection().await?;
-        let statement = client.prepare_cached(FORGET_KEYS).await?;
-        while Pace::Gentle.keep(client.execute(&statement, &[&before, &FORGOTTEN_AT_ONCE])).await? > 0 {}
-        Ok(())
+    /// Deletes the keys that were used before `before`. Says how many are gone.
+    pub async fn forget_idempotency_keys(&self, before: DateTime<Utc>) -> Result<u64, StoreError> {
+        self.forget(FORGET_KEYS, before).await
     }
 }

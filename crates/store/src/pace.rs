@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::time::{Instant, sleep};
 
+use crate::{Store, StoreError};
+
+/// Old rows deleted by one statement.
+const FORGOTTEN_AT_ONCE: u32 = 500;
 /// The longest rest after a statement.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
@@ -25,6 +30,28 @@ impl Pace {
             Self::Gentle => sleep(began.elapsed().min(LONGEST_REST)).await,
         }
         done
+    }
+}
+
+impl Store {
+    /// Deletes the rows from before `before`, with a statement that takes this time and how many to delete at most. Says how
+    /// many are gone.
+    pub(crate) async fn forget(&self, statement: &str, before: DateTime<Utc>) -> Result<u64, StoreError> {
+        let mut gone = 0;
+        loop {
+            // A connection each time: others may need it while this rests.
+            let some = async {
+                let client = self.connection().await?;
+                let statement = client.prepare_cached(statement).await?;
+                Ok(client.execute(&statement, &[&before, &i64::from(FORGOTTEN_AT_ONCE)]).await?)
+            };
+            let deleted: Result<_, StoreError> = Pace::Gentle.keep(some).await;
+            let deleted = deleted?;
+            gone += deleted;
+            if deleted < FORGOTTEN_AT_ONCE.into() {
+                return Ok(gone);
+            }
+        }
     }
 }
 

@@ -92,13 +92,13 @@ async fn a_key_is_known_for_a_day() {
     publish_event(&api, "key", EVENT).await;
     let store = &api.database.store;
     let now = Utc::now();
-    store.forget_idempotency_keys(now - TimeDelta::hours(24)).await.unwrap();
+    assert_eq!(store.forget_idempotency_keys(now - TimeDelta::hours(24)).await.unwrap(), 0);
     assert_eq!(publish_event(&api, "key", OTHER).await.status, 409);
     let tomorrow = now + TimeDelta::hours(25);
     let (tenant, since) = (api.tenant, tomorrow - TimeDelta::hours(24));
     assert!(store.use_idempotency_key(tenant, "key", b"other", tomorrow, since).await.unwrap(), "free again");
     assert!(!store.use_idempotency_key(tenant, "key", b"third", tomorrow, since).await.unwrap());
-    store.forget_idempotency_keys(tomorrow + TimeDelta::hours(1)).await.unwrap();
+    assert_eq!(store.forget_idempotency_keys(tomorrow + TimeDelta::hours(1)).await.unwrap(), 1);
     assert_eq!(api.database.count("SELECT count(*) FROM idempotency_keys").await, 0);
 }
 
