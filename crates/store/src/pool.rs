@@ -2,6 +2,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use deadpool::managed::QueueMode;
 use deadpool_postgres::{
     Connect, Hook, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts,
 };
@@ -64,6 +65,8 @@ impl Store {
         let pool = Pool::builder(manager)
             .post_create(count_opened)
             .max_size(connections)
+            // The one used last has what it needs in the caches of the processor, and in its own.
+            .queue_mode(QueueMode::Lifo)
             .runtime(Runtime::Tokio1)
             .timeouts(Timeouts {
                 wait: Some(CONNECTION_TIMEOUT),
