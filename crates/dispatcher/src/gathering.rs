@@ -7,11 +7,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 /// From this many in one transaction on there is much to write: some 10,000 a second.
 const BUSY: usize = 32;
-/// How long more is waited for then.
-const WAIT: Duration = Duration::from_millis(3);
-/// How long is waited for more while nobody waits for what there is. A kill makes repeats of what was delivered and is not
-/// written down yet, so it is not longer.
-const UNAWAITED_WAIT: Duration = Duration::from_millis(8);
+/// How long more is waited for then, and while nobody waits for what there is. A kill makes repeats of what was delivered and
+/// is not written down yet, so it is not longer.
+const WAIT: Duration = Duration::from_millis(8);
+/// How long is waited for more while there is much that somebody waits for.
+const AWAITED_WAIT: Duration = Duration::from_millis(3);
 
 /// Whether to wait a moment for more before a transaction. Each costs the broker, the database and its disk something of
 /// its own, whatever is in it.
@@ -24,21 +24,23 @@ pub(crate) struct Gathering {
 
 impl Gathering {
     /// Waits, if that is worth it for a transaction that has so many so far, of the `most` it may have.
-    pub(crate) async fn wait(&self, have: usize, most: usize) {
+    pub(crate) async fn wait(&mut self, have: usize, most: usize) {
+        let began = Instant::now();
         if self.is_worth_waiting(have, most) {
             sleep(WAIT).await;
         }
+        self.waited = began.elapsed();
     }
 
-    /// Waits longer, for a transaction that nobody waits for until `awaited` says so.
+    /// Waits even if there is little, for a transaction that nobody waits for until `awaited` says so.
     pub(crate) async fn wait_unless(&mut self, awaited: &Notify, have: usize, most: usize) {
         let began = Instant::now();
         if have < most / 2 {
             tokio::select! {
-                () = sleep(UNAWAITED_WAIT) => {}
+                () = sleep(WAIT) => {}
                 () = awaited.notified() => {
                     if self.is_worth_waiting(have, most) {
-                        sleep_until(began + WAIT).await;
+                        sleep_until(began + AWAITED_WAIT).await;
                     }
                 }
             }
@@ -49,7 +51,7 @@ impl Gathering {
     /// A transaction has so many.
     pub(crate) fn gathered(&mut self, count: usize) {
         // Who has waited longer has more to show for it.
-        let times = (self.waited.as_secs_f64() / WAIT.as_secs_f64()).max(1.0);
+        let times = (self.waited.as_secs_f64() / AWAITED_WAIT.as_secs_f64()).max(1.0);
         self.is_busy = count as f64 >= BUSY as f64 * times;
     }
 
@@ -69,7 +71,7 @@ mod tests {
             gathering.wait_unless(&awaited, have, 500).await;
             gathering.waited
         };
-        assert_eq!(waited(&mut gathering, 1).await, UNAWAITED_WAIT);
+        assert_eq!(waited(&mut gathering, 1).await, WAIT);
         gathering.gathered(BUSY);
         assert!(!gathering.is_busy, "so many in so long are few");
         assert_eq!(waited(&mut gathering, 250).await, Duration::ZERO, "there is enough");
@@ -83,19 +85,26 @@ mod tests {
         assert_eq!(tokio::join!(waited(&mut gathering, 1), somebody).0, ahead);
         gathering.gathered(BUSY);
         awaited.notify_one();
-        assert_eq!(waited(&mut gathering, 1).await, WAIT, "there is much");
+        assert_eq!(waited(&mut gathering, 1).await, AWAITED_WAIT, "there is much");
     }
 
-    #[test]
-    fn waits_only_after_much_and_with_room_for_more() {
+    #[tokio::test(start_paused = true)]
+    async fn waits_only_after_much_and_with_room_for_more() {
         let mut gathering = Gathering::default();
-        assert!(!gathering.is_worth_waiting(1, 500));
+        let waited = async |gathering: &mut Gathering, have| {
+            gathering.wait(have, 500).await;
+            gathering.waited
+        };
+        assert_eq!(waited(&mut gathering, 1).await, Duration::ZERO);
         gathering.gathered(BUSY - 1);
-        assert!(!gathering.is_worth_waiting(1, 500));
+        assert_eq!(waited(&mut gathering, 1).await, Duration::ZERO);
         gathering.gathered(BUSY);
-        assert!(gathering.is_worth_waiting(1, 500));
-        assert!(!gathering.is_worth_waiting(250, 500));
-        gathering.gathered(1);
-        assert!(!gathering.is_worth_waiting(1, 500));
+        assert_eq!(waited(&mut gathering, 1).await, WAIT);
+        gathering.gathered(BUSY * 3);
+        assert_eq!(waited(&mut gathering, 250).await, Duration::ZERO, "there is enough");
+        gathering.gathered(BUSY);
+        assert_eq!(waited(&mut gathering, 249).await, WAIT);
+        gathering.gathered(BUSY);
+        assert_eq!(waited(&mut gathering, 1).await, Duration::ZERO, "so many in so long were few");
     }
 }
