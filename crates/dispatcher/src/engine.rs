@@ -25,10 +25,12 @@ use crate::metrics::{Held, Metrics, ParkedFor};
 use crate::recorder::{Note, State};
 use crate::spans;
 
-/// Requests under way at a time that are not slow: where the HTTP client is at its best.
-const MAX_FAST: usize = 256;
-/// After so long a request is slow: its place among the fast ones is free for another.
-const SLOW_AFTER: Duration = Duration::from_millis(100);
+/// Requests under way at a time that are not slow. Most receivers near by have answered before the next is sent then, and what
+/// a request needs is still in the processor's caches when its answer comes.
+const MAX_FAST: usize = 32;
+/// After so long a request is slow: its place among the fast ones is free for another. So however long receivers take, some
+/// 12,000 requests start in a second, and 9,000 of one tenant.
+const SLOW_AFTER: Duration = Duration::from_millis(2);
 /// After so long it is stuck: its delivery is parked under a lease, and its batch need not wait for it.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
 /// How long a delivery waits in memory for its webhook's lane before it is parked.
