@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use broker::{Intake, Parcel, PublishError, Publisher, Topology};
+use broker::{Intake, Parcel, PublishError, Publisher, Publishers, Topology};
 use domain::{Event, TenantId};
 use futures_util::future::join_all;
 use serde_json::value::RawValue;
@@ -23,16 +23,19 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 /// For how long they are believed. After that every event that could need order is kept in order.
 const BELIEVED_FOR: Duration = Duration::from_secs(5);
 
-/// The publishers, and what decides between them.
-#[derive(Clone)]
+/// The publishers of an HTTP worker, and what decides between them.
 pub(crate) struct Intakes {
     shared: Publisher,
     in_order: Publisher,
+    orders: Orders,
     metrics: Metrics,
     tracer: Tracer,
     topology: Topology,
-    tenants: Arc<Mutex<Option<TenantsWithOrder>>>,
 }
+
+/// Which tenants have webhooks that want order. All clones know the same.
+#[derive(Clone, Default)]
+pub(crate) struct Orders(Arc<Mutex<Option<TenantsWithOrder>>>);
 
 /// Events that travel together.
 struct Packed<'a> {
@@ -50,18 +53,21 @@ struct TenantsWithOrder {
 }
 
 impl Intakes {
-    pub(crate) fn new(
-        [shared, in_order]: [Publisher; 2],
+    /// Starts publishers on this thread.
+    pub(crate) fn start(
+        publishers: &Publishers,
+        orders: Orders,
         metrics: Metrics,
         tracer: Tracer,
         topology: Topology,
     ) -> Self {
-        Self { shared, in_order, metrics, tracer, topology, tenants: Arc::default() }
+        let [shared, in_order] = [Intake::Shared, Intake::InOrder].map(|intake| publishers.start(intake));
+        Self { shared, in_order, orders, metrics, tracer, topology }
     }
 
     /// Publishes an event, and returns when the broker has it on disk.
     pub(crate) async fn publish(&self, event: &Event, data: &RawValue) -> Result<(), PublishError> {
-        let mut packed = self.pack(self.choose(event), event);
+        let mut packed = self.pack(self.orders.choose(event), event);
         packed.parcel.push(event, data);
         packed.events = 1;
         self.publish_packed(packed).await
@@ -72,7 +78,7 @@ impl Intakes {
     pub(crate) async fn publish_all(&self, events: &[Publishable]) -> Vec<Result<(), PublishError>> {
         let mut packed: Vec<(Packed<'_>, Vec<usize>)> = Vec::new();
         for (place, Publishable { event, data, .. }) in events.iter().enumerate() {
-            let intake = self.choose(event);
+            let intake = self.orders.choose(event);
             let last = packed.iter().rposition(|(of, _)| of.intake == intake);
             let last = last.filter(|last| !packed[*last].0.parcel.is_full()).unwrap_or_else(|| {
                 packed.push((self.pack(intake, event), Vec::new()));
@@ -117,12 +123,9 @@ impl Intakes {
         }
         result
     }
+}
 
-    /// Whether the broker can be published to at the moment.
-    pub(crate) fn are_ready(&self) -> bool {
-        self.shared.is_ready() && self.in_order.is_ready()
-    }
-
+impl Orders {
     /// Keeps what is known of tenants current, until told to stop.
     pub(crate) async fn follow(self, store: Store, stop: CancellationToken) {
         while !stop.is_cancelled() {
@@ -154,6 +157,6 @@ impl Intakes {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<TenantsWithOrder>> {
-        self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -33,7 +33,7 @@ use std::time::Duration;
 use actix_web::dev::ServerHandle;
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
-use broker::{Intake, Publisher};
+use broker::Publishers;
 use prometheus_client::registry::Registry;
 use sender::Sender;
 use service::health::{self, Check, Readiness};
@@ -56,7 +56,7 @@ use crate::http::deprecation;
 use crate::http::middleware::Middleware;
 use crate::http::queries::ProtectedRoutes;
 use crate::http::strangers::Strangers;
-use crate::intake::Intakes;
+use crate::intake::{Intakes, Orders};
 use crate::metrics::Metrics;
 use crate::settled::Settled;
 use crate::state::State;
@@ -73,8 +73,8 @@ pub struct Gateway {
     readiness: Readiness,
     handle: ServerHandle,
     server: JoinHandle<()>,
-    /// The publishers, what writes down what tenants use and when API keys were used, and what reads the keys of tokens.
-    background: [JoinHandle<()>; 5],
+    /// What writes down what tenants use and when API keys were used, and what reads the keys of tokens.
+    background: [JoinHandle<()>; 3],
     stop_background: CancellationToken,
     drain_timeout: Duration,
 }
@@ -89,15 +89,11 @@ impl Gateway {
             Arc::new(TokenKeys::new(config.token_keys, &config.jwt_issuer, &config.jwt_audience)?);
         config.tracer.register_metrics(registry);
         let stop_background = CancellationToken::new();
-        let publisher = |intake| {
-            Publisher::start(config.broker.clone(), intake, config.publish_timeout, stop_background.clone())
-        };
-        let ((shared, shared_task), (in_order, in_order_task)) =
-            (publisher(Intake::Shared), publisher(Intake::InOrder));
+        let publishers = Publishers::new(config.broker.clone(), config.publish_timeout);
         tokio::spawn(broker::watch_queues(config.broker.clone(), stop_background.clone()));
         let topology = config.broker.topology().clone();
-        let intakes = Intakes::new([shared, in_order], metrics.clone(), config.tracer.clone(), topology);
-        tokio::spawn(intakes.clone().follow(config.store.clone(), stop_background.clone()));
+        let orders = Orders::default();
+        tokio::spawn(orders.clone().follow(config.store.clone(), stop_background.clone()));
         let tenants = Arc::new(Tenants::new(config.store.clone(), config.tenant_auto_create));
         let counting = tokio::spawn({
             let (tenants, stop) = (Arc::clone(&tenants), stop_background.clone());
@@ -112,7 +108,7 @@ impl Gateway {
             let (token_keys, stop) = (Arc::clone(&token_keys), stop_background.clone());
             async move { token_keys.follow(stop).await }
         });
-        let readiness = readiness(config.store.clone(), intakes.clone(), Arc::clone(&token_keys));
+        let readiness = readiness(config.store.clone(), publishers.clone(), Arc::clone(&token_keys));
         let state = web::Data::new(State {
             token_keys,
             api_keys,
@@ -120,7 +116,6 @@ impl Gateway {
             catalogue: Catalogue::new(config.store.clone()),
             settled: Settled::new(config.store.clone()),
             store: config.store,
-            intakes,
             sender: Sender::new(
                 config.url_policy.clone(),
                 config.delivery_timeout,
@@ -133,6 +128,13 @@ impl Gateway {
             schema_validation: config.schema_validation,
             retention: config.retention,
         });
+        // Each HTTP worker has its own, on its thread.
+        let intakes = {
+            let (metrics, tracer) = (metrics.clone(), config.tracer.clone());
+            move || {
+                Intakes::start(&publishers, orders.clone(), metrics.clone(), tracer.clone(), topology.clone())
+            }
+        };
         let clients = config.clients;
         let middleware = Arc::new(Middleware {
             tracer: config.tracer,
@@ -152,6 +154,7 @@ impl Gateway {
             let middleware = Arc::clone(&middleware);
             App::new()
                 .app_data(state.clone())
+                .app_data(web::Data::new(intakes()))
                 .app_data(web::Data::new(clients))
                 .wrap(from_fn(move |request, next| Arc::clone(&middleware).answer(request, next)))
                 .configure(health::routes(served_readiness.clone()))
@@ -175,7 +178,7 @@ impl Gateway {
             }
         });
         let drain_timeout = config.drain_timeout;
-        let background = [shared_task, in_order_task, counting, noting_use, reading_keys];
+        let background = [counting, noting_use, reading_keys];
         Ok(Self { address, readiness, handle, server, background, stop_background, drain_timeout })
     }
 
@@ -207,13 +210,13 @@ impl Gateway {
 ///
 /// While the keys of access tokens were never read from their URL, that is reported too. A gateway that has no key from
 /// elsewhere is out of service until then: others may have them.
-fn readiness(store: Store, intakes: Intakes, token_keys: Arc<TokenKeys>) -> Readiness {
+fn readiness(store: Store, publishers: Publishers, token_keys: Arc<TokenKeys>) -> Readiness {
     Readiness::new(move || {
-        let (store, intakes, token_keys) = (store.clone(), intakes.clone(), Arc::clone(&token_keys));
+        let (store, publishers, token_keys) = (store.clone(), publishers.clone(), Arc::clone(&token_keys));
         async move {
             let database = matches!(timeout(PING_TIMEOUT, store.ping()).await, Ok(Ok(())));
             let mut checks = vec![
-                Check::required("broker", intakes.are_ready()),
+                Check::required("broker", publishers.are_ready()),
                 Check::informative("database", database),
             ];
             if token_keys.has_url() {

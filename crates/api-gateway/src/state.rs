@@ -8,7 +8,6 @@ use store::Store;
 
 use crate::api_keys::ApiKeys;
 use crate::catalogue::Catalogue;
-use crate::intake::Intakes;
 use crate::schema::SchemaValidation;
 use crate::settled::Settled;
 use crate::tenants::Tenants;
@@ -18,7 +17,6 @@ use crate::token_keys::TokenKeys;
 /// What every handler can use.
 pub(crate) struct State {
     pub(crate) store: Store,
-    pub(crate) intakes: Intakes,
     pub(crate) token_keys: Arc<TokenKeys>,
     pub(crate) api_keys: Arc<ApiKeys>,
     pub(crate) tenants: Arc<Tenants>,

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::Topology;
 use crate::metrics::{Connecting, Metrics};
+use crate::publishing_connection::PublishingConnection;
 use crate::topology::Depth;
 
 /// How long connecting, or declaring the topology, may take.
@@ -99,9 +101,28 @@ impl BrokerConfig {
     pub(crate) async fn connect_only(&self, purpose: &str) -> lapin::Result<Connection> {
         let name = format!("{} {purpose}", self.name).into();
         let properties = ConnectionProperties::default().with_connection_name(name);
-        let Server { uri, tls } = self.server();
+        let Server { mut uri, tls } = self.server();
+        uri.query.frame_max.get_or_insert(FRAME_MAX);
         let runtime = lapin::runtime::default_runtime()?;
         Connection::connect_uri_with_config(uri, properties, tls, runtime).await
+    }
+
+    /// Declares everything over a connection of its own, and opens one that does nothing but publish.
+    pub(crate) async fn connect_publishing(
+        &self,
+        purpose: &str,
+    ) -> Result<PublishingConnection, ConnectError> {
+        // The channel is to stay until its connection closes: one that is dropped closes by itself, and is in the way.
+        let (declaring, _channel) = self.connect("declaring").await?;
+        timeout(SETUP_TIMEOUT, declaring.close(200, "done".into()))
+            .await
+            .map_err(|_| ConnectError::Timeout)??;
+        let Server { uri, tls } = self.server();
+        let name = format!("{} {purpose}", self.name);
+        timeout(SETUP_TIMEOUT, PublishingConnection::open(&uri, &tls, &name))
+            .await
+            .map_err(|_| ConnectError::Timeout)?
+            .map_err(ConnectError::Socket)
     }
 
     /// Where the broker is now.
@@ -151,7 +172,6 @@ impl FromStr for Server {
         let mut uri = AMQPUri::from_str(url)
             .map_err(|error| Invalid::new(format!("the AMQP URL cannot be read: {error}")))?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
-        uri.query.frame_max.get_or_insert(FRAME_MAX);
         let query = url.split_once('?').map_or("", |(_, query)| query);
         let word = |name: &'static str| {
             let path = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
@@ -185,4 +205,6 @@ pub(crate) enum ConnectError {
     Timeout,
     #[error(transparent)]
     Broker(#[from] lapin::Error),
+    #[error(transparent)]
+    Socket(io::Error),
 }

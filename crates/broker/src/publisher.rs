@@ -1,24 +1,22 @@
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use amq_protocol::protocol::basic::AMQPProperties;
 use domain::Backoff;
-use futures_util::stream::{FuturesOrdered, StreamExt};
 use instruments::{Label, Labels};
-use lapin::options::BasicPublishOptions;
-use lapin::protocol::basic::AMQPProperties;
-use lapin::{Channel, Confirmation, Connection, PublisherConfirm};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::task::JoinHandle;
-use tokio::time::error::Elapsed;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
 
-use crate::answering::{self, Caller};
 use crate::metrics::Blocked;
-use crate::pacing::{ENOUGH, Pacing};
+use crate::pacing::Pacing;
 use crate::parcel::Parcel;
-use crate::topology::{INGEST_KEY, short};
+use crate::publishing_connection::{Confirm, PublishingConnection};
+use crate::topology::INGEST_KEY;
 use crate::wire::published_now;
 use crate::{BrokerConfig, Intake};
 
@@ -26,16 +24,25 @@ use crate::{BrokerConfig, Intake};
 const MAX_COALESCED_EVENTS: usize = 64;
 /// Most bytes of events that travel together, unless a single event is larger.
 const MAX_COALESCED_BYTES: usize = 256 * 1024;
-/// Most parcels that wait for their confirm in one process.
+/// Most parcels that wait for their confirm in one publisher.
 const MAX_WAITING_PARCELS: usize = 8192;
 /// Most bytes of events that wait for their confirm in one process.
 const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
-/// How often the connection is looked at while nothing is published.
+/// How often heartbeats, and confirms that do not come, are looked after.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a connection may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The broker's persistent delivery mode.
 const PERSISTENT: u8 = 2;
+
+/// What the publishers of a process have in common. Cheap to clone.
+#[derive(Clone)]
+pub struct Publishers {
+    config: BrokerConfig,
+    timeout: Duration,
+    budget: Arc<Semaphore>,
+    presence: Arc<Presence>,
+}
 
 /// Publishes events, and says of each when the broker has it.
 ///
@@ -44,11 +51,11 @@ const PERSISTENT: u8 = 2;
 #[derive(Clone)]
 pub struct Publisher {
     requests: mpsc::Sender<Request>,
-    /// Told when requests enough for a message wait.
-    enough: Arc<Notify>,
+    /// So many requests that wait are enough for a message, and its task is told.
+    enough: Arc<AtomicUsize>,
+    there_are_enough: Arc<Notify>,
     budget: Arc<Semaphore>,
     timeout: Duration,
-    ready: watch::Receiver<bool>,
 }
 
 /// Why an event was not accepted. It may have reached the broker all the same: publish it again under the same id.
@@ -95,52 +102,104 @@ struct Request {
     _budget: OwnedSemaphorePermit,
 }
 
-impl Publisher {
-    /// Starts the task. It connects by itself, and ends after `stop` once what was asked of it is answered.
-    pub fn start(
-        config: BrokerConfig,
-        intake: Intake,
-        timeout: Duration,
-        stop: CancellationToken,
-    ) -> (Self, JoinHandle<()>) {
-        let (requests, receiver) = mpsc::channel(MAX_WAITING_PARCELS);
-        let enough = Arc::new(Notify::new());
-        let (ready_sender, ready) = watch::channel(false);
-        let task = PublishTask {
-            config,
-            intake,
-            confirm_timeout: timeout,
-            requests: receiver,
-            enough: Arc::clone(&enough),
-            ready: ready_sender,
-            stop,
-            message: Vec::new(),
-        };
+/// Who is to hear what became of a parcel.
+type Caller = oneshot::Sender<Result<(), PublishError>>;
+
+impl Publishers {
+    /// None yet. Each waits for a confirm so long.
+    pub fn new(config: BrokerConfig, timeout: Duration) -> Self {
         let budget = Arc::new(Semaphore::new(MAX_WAITING_BYTES));
-        (Self { requests, enough, budget, timeout, ready }, tokio::spawn(task.run()))
+        Self { config, timeout, budget, presence: Arc::default() }
     }
 
+    /// Starts one on this thread's runtime. It connects by itself, and ends when nobody can ask anything of it any more and all
+    /// that was asked is answered. Where its callers run on the same thread, nothing has to change threads between them and
+    /// the broker.
+    pub fn start(&self, intake: Intake) -> Publisher {
+        let (requests, receiver) = mpsc::channel(MAX_WAITING_PARCELS);
+        let (enough, there_are_enough) = (Arc::new(AtomicUsize::new(usize::MAX)), Arc::default());
+        let task = PublishTask {
+            config: self.config.clone(),
+            intake,
+            confirm_timeout: self.timeout,
+            requests: receiver,
+            enough: Arc::clone(&enough),
+            there_are_enough: Arc::clone(&there_are_enough),
+            connected: Connected::new(Arc::clone(&self.presence)),
+            message: Vec::new(),
+        };
+        tokio::spawn(task.run());
+        let (budget, timeout) = (Arc::clone(&self.budget), self.timeout);
+        Publisher { requests, enough, there_are_enough, budget, timeout }
+    }
+
+    /// Whether the broker can be published to at the moment, by all of them.
+    pub fn are_ready(&self) -> bool {
+        self.presence.is_whole()
+    }
+}
+
+impl Publisher {
     /// Publishes the events of a parcel in one message, and returns when the broker has them on disk.
     pub async fn publish(&self, parcel: Parcel) -> Result<(), PublishError> {
         let bytes = u32::try_from(parcel.json.len()).map_err(|_| PublishError::Overloaded)?;
         let budget =
             self.budget.clone().try_acquire_many_owned(bytes).map_err(|_| PublishError::Overloaded)?;
-        let (caller, answer) = Caller::new();
+        let (caller, answer) = oneshot::channel();
         let request = Request { parcel, caller, _budget: budget };
         self.requests.try_send(request).map_err(|_| PublishError::Overloaded)?;
-        if self.requests.max_capacity() - self.requests.capacity() >= ENOUGH {
-            self.enough.notify_one();
+        let waiting = self.requests.max_capacity() - self.requests.capacity();
+        if waiting >= self.enough.load(Ordering::Relaxed) {
+            self.there_are_enough.notify_one();
         }
         match timeout(self.timeout, answer).await {
             Err(_) => Err(PublishError::Timeout),
             Ok(Err(_)) => Err(PublishError::Disconnected),
-            Ok(Ok(answer)) => answer.result,
+            Ok(Ok(result)) => result,
         }
     }
+}
 
-    /// Whether the broker can be published to at the moment.
-    pub fn is_ready(&self) -> bool {
-        *self.ready.borrow()
+/// How many publishers there are, and how many of them have a connection.
+#[derive(Default)]
+struct Presence {
+    publishers: AtomicUsize,
+    connected: AtomicUsize,
+}
+
+impl Presence {
+    fn is_whole(&self) -> bool {
+        let publishers = self.publishers.load(Ordering::Relaxed);
+        publishers > 0 && self.connected.load(Ordering::Relaxed) == publishers
+    }
+}
+
+/// Counts a publisher while it is there, and as connected while it is.
+struct Connected {
+    presence: Arc<Presence>,
+    is_connected: bool,
+}
+
+impl Connected {
+    fn new(presence: Arc<Presence>) -> Self {
+        presence.publishers.fetch_add(1, Ordering::Relaxed);
+        Self { presence, is_connected: false }
+    }
+
+    fn set(&mut self, is_connected: bool) {
+        match (self.is_connected, is_connected) {
+            (false, true) => self.presence.connected.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.presence.connected.fetch_sub(1, Ordering::Relaxed),
+            _ => return,
+        };
+        self.is_connected = is_connected;
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.set(false);
+        self.presence.publishers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -149,9 +208,9 @@ struct PublishTask {
     intake: Intake,
     confirm_timeout: Duration,
     requests: mpsc::Receiver<Request>,
-    enough: Arc<Notify>,
-    ready: watch::Sender<bool>,
-    stop: CancellationToken,
+    enough: Arc<AtomicUsize>,
+    there_are_enough: Arc<Notify>,
+    connected: Connected,
     /// The last message, for the memory it has.
     message: Vec<u8>,
 }
@@ -164,48 +223,53 @@ struct Coalesced {
     is_full: bool,
 }
 
+/// A message whose confirm is awaited.
+struct Outstanding {
+    tag: u64,
+    until: Instant,
+    callers: Vec<Caller>,
+}
+
 /// Why publishing on one connection ended.
 enum Ended {
     Stopped,
     Lost(String),
 }
 
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Self {
+        Self::Lost(error.to_string())
+    }
+}
+
 impl PublishTask {
     async fn run(mut self) {
         let mut backoff = Backoff::default();
-        loop {
-            let ended = match self.config.connect_to_publish("publisher").await {
-                Ok((connection, channel)) => {
-                    info!("connected to the broker for publishing");
+        while !(self.requests.is_closed() && self.requests.is_empty()) {
+            let reason = match self.config.connect_publishing("publisher").await {
+                Ok(mut connection) => {
+                    info!(intake = ?self.intake, "connected to the broker for publishing");
                     backoff.reset();
-                    self.ready.send_replace(true);
-                    let ended = self.publish_on(&connection, &channel).await;
-                    self.ready.send_replace(false);
-                    let _ = timeout(CLOSE_TIMEOUT, connection.close(200, "done".into())).await;
-                    ended
-                }
-                Err(error) => Ended::Lost(error.to_string()),
-            };
-            match ended {
-                Ended::Stopped => return,
-                Ended::Lost(reason) if self.stop.is_cancelled() => {
-                    info!(reason, "stopping without a connection to the broker");
-                    return;
-                }
-                Ended::Lost(reason) => {
-                    let wait = backoff.next(rand::random());
-                    warn!(reason, wait_ms = wait.as_millis(), "no connection to the broker for publishing");
-                    tokio::select! {
-                        () = sleep(wait) => {}
-                        () = self.stop.cancelled() => {}
+                    self.connected.set(true);
+                    let Err(ended) = self.publish_on(&mut connection).await;
+                    self.connected.set(false);
+                    self.enough.store(usize::MAX, Ordering::Relaxed);
+                    let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
+                    match ended {
+                        Ended::Stopped => return,
+                        Ended::Lost(reason) => reason,
                     }
                 }
-            }
+                Err(error) => error.to_string(),
+            };
+            let wait = backoff.next(rand::random());
+            warn!(reason, wait_ms = wait.as_millis(), "no connection to the broker for publishing");
+            sleep(wait).await;
         }
     }
 
-    async fn publish_on(&mut self, connection: &Connection, channel: &Channel) -> Ended {
-        let mut outstanding = FuturesOrdered::new();
+    async fn publish_on(&mut self, connection: &mut PublishingConnection) -> Result<Infallible, Ended> {
+        let mut outstanding = VecDeque::new();
         let mut pacing = Pacing::default();
         let mut blocked = Blocked::new(&self.config.metrics);
         let mut check = interval(CHECK_INTERVAL);
@@ -213,46 +277,40 @@ impl PublishTask {
         let mut stopping = false;
         loop {
             if stopping && outstanding.is_empty() {
-                return Ended::Stopped;
+                return Err(Ended::Stopped);
             }
             tokio::select! {
-                Some(confirmed) = outstanding.next(), if !outstanding.is_empty() => {
-                    if let Err(reason) = settle(confirmed, &mut outstanding) {
-                        return Ended::Lost(reason);
-                    }
+                confirm = connection.next_confirm() => {
+                    settle(confirm?, &mut outstanding)?;
+                    pacing.confirmed(self.requests.len());
+                    self.enough.store(pacing.enough(), Ordering::Relaxed);
                 }
                 () = pacing.pause(), if pacing.is_pausing() => {}
-                () = self.enough.notified(), if pacing.is_pausing() => pacing.there_wait(self.requests.len()),
-                request = self.requests.recv(), if pacing.is_open(outstanding.len()) => {
+                () = self.there_are_enough.notified(), if pacing.is_pausing() => pacing.there_wait(self.requests.len()),
+                request = self.requests.recv(), if !stopping && pacing.is_open(outstanding.len()) => {
+                    self.enough.store(usize::MAX, Ordering::Relaxed);
                     let Some(first) = request else { stopping = true; continue };
-                    if first.caller.has_given_up() {
+                    if first.caller.is_closed() {
                         continue; // its caller has given up; sending it would surprise
                     }
-                    if connection.status().blocked() {
+                    if connection.is_blocked() {
                         // Frames would pile up in memory: the broker takes none until its alarm ends.
-                        answering::answer(vec![first.caller], Err(PublishError::Refused));
+                        let _ = first.caller.send(Err(PublishError::Refused));
                         continue;
                     }
                     let Coalesced { message, callers, events, is_full } = self.coalesce(first);
-                    let sent = self.send(channel, &message).await;
+                    pacing.sent(callers.len(), events, is_full);
+                    let tag = self.send(connection, &message)?;
+                    outstanding.push_back(Outstanding { tag, until: Instant::now() + self.confirm_timeout, callers });
                     self.message = message;
-                    pacing.sent(events, is_full);
-                    match sent {
-                        Ok(confirm) => {
-                            let limit = self.confirm_timeout;
-                            outstanding.push_back(async move { (timeout(limit, confirm).await, callers) });
-                        }
-                        Err(error) => {
-                            answering::answer(callers, Err(PublishError::Disconnected));
-                            return Ended::Lost(error.to_string());
-                        }
+                }
+                _ = check.tick() => {
+                    connection.check()?;
+                    blocked.set(connection.is_blocked());
+                    if outstanding.front().is_some_and(|first| first.until <= Instant::now()) {
+                        return Err(Ended::Lost("a confirm did not come in time".to_owned()));
                     }
                 }
-                () = self.stop.cancelled(), if !self.requests.is_closed() => self.requests.close(),
-                _ = check.tick() => blocked.set(connection.status().blocked()),
-            }
-            if !connection.status().connected() {
-                return Ended::Lost("the connection was closed".to_owned());
             }
         }
     }
@@ -269,7 +327,7 @@ impl PublishTask {
             |events: usize, bytes: usize| events >= MAX_COALESCED_EVENTS || bytes >= MAX_COALESCED_BYTES;
         while !is_full(events, message.len()) {
             let Ok(request) = self.requests.try_recv() else { break };
-            if request.caller.has_given_up() {
+            if request.caller.is_closed() {
                 continue; // its caller has given up; sending it would surprise
             }
             events += request.parcel.events;
@@ -282,44 +340,92 @@ impl PublishTask {
         Coalesced { message, callers, events, is_full }
     }
 
-    async fn send(&self, channel: &Channel, message: &[u8]) -> lapin::Result<PublisherConfirm> {
+    fn send(&self, connection: &mut PublishingConnection, message: &[u8]) -> io::Result<u64> {
         let properties = AMQPProperties::default()
             .with_content_type("application/json".into())
             .with_delivery_mode(PERSISTENT)
             .with_headers(published_now());
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let exchange = short(self.config.topology.ingest_exchange(self.intake));
         self.config.metrics.published.inc();
-        channel.basic_publish(exchange, INGEST_KEY.into(), options, message, properties).await
+        connection.publish(
+            &self.config.topology.ingest_exchange(self.intake),
+            INGEST_KEY,
+            properties,
+            message,
+        )
     }
 }
 
-type Confirmed = (Result<lapin::Result<Confirmation>, Elapsed>, Vec<Caller>);
+/// Answers what a confirm settles. Any refusal ends the connection: the next one declares the topology again. Those still
+/// outstanding are dropped with it, which tells their callers.
+fn settle(confirm: Confirm, outstanding: &mut VecDeque<Outstanding>) -> Result<(), Ended> {
+    let Confirm { tag, multiple, refusal } = confirm;
+    let result = if refusal.is_none() { Ok(()) } else { Err(PublishError::Refused) };
+    // They come in order as a rule, so what is searched is short.
+    while let Some(place) =
+        outstanding.iter().position(|message| message.tag == tag || (multiple && message.tag < tag))
+    {
+        for caller in outstanding.remove(place).into_iter().flat_map(|message| message.callers) {
+            let _ = caller.send(result);
+        }
+    }
+    refusal.map_or(Ok(()), |refusal| Err(Ended::Lost(refusal.to_owned())))
+}
 
-/// Answers what a confirm settles. Any refusal is an error, and so ends the connection: the next one declares the
-/// topology again, and lapin can attach a returned message to the confirm of a neighbour, so everything that is not yet
-/// answered counts as refused with it.
-fn settle<F>(first: Confirmed, outstanding: &mut FuturesOrdered<F>) -> Result<(), String>
-where
-    F: Future<Output = Confirmed>,
-{
-    use futures_util::FutureExt as _;
-    let mut settled = vec![first];
-    while let Some(Some(next)) = outstanding.next().now_or_never() {
-        settled.push(next);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Answer = oneshot::Receiver<Result<(), PublishError>>;
+
+    fn outstanding(tags: std::ops::RangeInclusive<u64>) -> (VecDeque<Outstanding>, Vec<Answer>) {
+        tags.map(|tag| {
+            let (caller, answer) = oneshot::channel();
+            (Outstanding { tag, until: Instant::now(), callers: vec![caller] }, answer)
+        })
+        .unzip()
     }
-    let fault = settled.iter().find_map(|(confirmation, _)| match confirmation {
-        Ok(Ok(Confirmation::Ack(None))) => None,
-        Ok(Ok(Confirmation::Ack(Some(_)))) => Some("a message was returned: no queue took it".to_owned()),
-        Ok(Ok(Confirmation::Nack(_))) => Some("a message was refused".to_owned()),
-        Ok(Ok(Confirmation::NotRequested)) => Some("the channel does not confirm".to_owned()),
-        Ok(Err(error)) => Some(error.to_string()),
-        Err(_) => Some("a confirm did not come in time".to_owned()),
-    });
-    let result = if fault.is_none() { Ok(()) } else { Err(PublishError::Refused) };
-    for (_, callers) in settled {
-        answering::answer(callers, result);
+
+    fn told(answers: &mut [Answer]) -> Vec<Option<Result<(), PublishError>>> {
+        answers.iter_mut().map(|answer| answer.try_recv().ok()).collect()
     }
-    // Those still outstanding are dropped with the connection, which tells their callers.
-    fault.map_or(Ok(()), Err)
+
+    #[tokio::test]
+    async fn a_confirm_answers_its_own_message_or_all_up_to_it() {
+        let (mut waiting, mut answers) = outstanding(1..=4);
+        assert!(settle(Confirm { tag: 2, multiple: false, refusal: None }, &mut waiting).is_ok());
+        assert_eq!(told(&mut answers), [None, Some(Ok(())), None, None]);
+        assert!(settle(Confirm { tag: 3, multiple: true, refusal: None }, &mut waiting).is_ok());
+        assert_eq!(told(&mut answers[2..]), [Some(Ok(())), None]);
+        assert_eq!(answers[0].try_recv(), Ok(Ok(())));
+        assert_eq!(waiting.iter().map(|message| message.tag).collect::<Vec<_>>(), [4]);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_ends_the_connection_and_nobody_else_is_told_that_all_is_well() {
+        let (mut waiting, mut answers) = outstanding(1..=2);
+        let refused = Confirm { tag: 1, multiple: false, refusal: Some("no") };
+        assert!(matches!(settle(refused, &mut waiting), Err(Ended::Lost(reason)) if reason == "no"));
+        drop(waiting);
+        assert_eq!(answers[0].try_recv(), Ok(Err(PublishError::Refused)));
+        assert_eq!(answers[1].try_recv(), Err(oneshot::error::TryRecvError::Closed));
+    }
+
+    #[test]
+    fn publishers_are_ready_when_there_is_one_and_each_is_connected() {
+        let presence = Arc::<Presence>::default();
+        assert!(!presence.is_whole());
+        let (mut one, mut other) =
+            (Connected::new(Arc::clone(&presence)), Connected::new(Arc::clone(&presence)));
+        one.set(true);
+        one.set(true);
+        assert!(!presence.is_whole());
+        other.set(true);
+        assert!(presence.is_whole());
+        one.set(false);
+        assert!(!presence.is_whole());
+        drop(one);
+        assert!(presence.is_whole());
+        drop(other);
+        assert!(!presence.is_whole());
+    }
 }

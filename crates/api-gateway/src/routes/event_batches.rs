@@ -11,6 +11,7 @@ use crate::body::{RawBody, parse};
 use crate::envelope::{Failure, Success, success};
 use crate::error::ApiError;
 use crate::idempotency::EventIds;
+use crate::intake::Intakes;
 use crate::routes::events::{PublishEvent, Publishable, Reader};
 use crate::schema::SchemaProblem;
 use crate::state::State;
@@ -102,6 +103,7 @@ pub(crate) struct BatchItem {
 pub(crate) async fn publish(
     caller: Publisher,
     state: web::Data<State>,
+    intakes: web::Data<Intakes>,
     http: HttpRequest,
     RawBody(body): RawBody<MAX_BATCH_BYTES>,
 ) -> Result<HttpResponse, ApiError> {
@@ -120,7 +122,7 @@ pub(crate) async fn publish(
             valid.len() - 1
         }));
     }
-    let published = publish_valid(&state, tenant, &valid).await?;
+    let published = publish_valid(&state, &intakes, tenant, &valid).await?;
     let items = read.into_iter().enumerate().map(|(index, read)| {
         let result = read.and_then(|place| published[place].map(|()| &valid[place]).map_err(ApiError::from));
         BatchItem::new(index, result)
@@ -130,6 +132,7 @@ pub(crate) async fn publish(
 
 async fn publish_valid(
     state: &State,
+    intakes: &Intakes,
     tenant: TenantId,
     valid: &[Publishable],
 ) -> Result<Vec<Result<(), PublishError>>, ApiError> {
@@ -138,7 +141,7 @@ async fn publish_valid(
     }
     let count = |events: usize| u32::try_from(events).unwrap_or(u32::MAX);
     state.tenants.admit_events(tenant, count(valid.len())).await?;
-    let published = state.intakes.publish_all(valid).await;
+    let published = intakes.publish_all(valid).await;
     let unconfirmed = published.iter().filter(|result| result.is_err()).count();
     if unconfirmed > 0 {
         state.tenants.take_back_events(tenant, count(unconfirmed));

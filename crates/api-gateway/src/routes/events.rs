@@ -16,6 +16,7 @@ use crate::catalogue::Types;
 use crate::envelope::{Failure, Success, success};
 use crate::error::ApiError;
 use crate::idempotency::EventIds;
+use crate::intake::Intakes;
 use crate::schema::{SchemaProblem, SchemaValidation};
 use crate::state::State;
 
@@ -96,6 +97,7 @@ pub(crate) struct AcceptedEvent {
 pub(crate) async fn publish(
     caller: Publisher,
     state: web::Data<State>,
+    intakes: web::Data<Intakes>,
     http: HttpRequest,
     RawBody(body): RawBody<MAX_BODY_BYTES>,
 ) -> Result<HttpResponse, ApiError> {
@@ -106,7 +108,7 @@ pub(crate) async fn publish(
     let ids = EventIds::of(&http, &state, tenant, &body).await?;
     let publishable = reader.read(request, || ids.at(0))?;
     state.tenants.admit_events(tenant, 1).await?;
-    if let Err(error) = state.intakes.publish(&publishable.event, &publishable.data).await {
+    if let Err(error) = intakes.publish(&publishable.event, &publishable.data).await {
         state.tenants.take_back_events(tenant, 1);
         return Err(error.into());
     }
