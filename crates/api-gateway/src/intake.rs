@@ -53,6 +53,9 @@ struct TenantsWithOrder {
 }
 
 impl Intakes {
+    /// How many it starts.
+    pub(crate) const PUBLISHERS: usize = 2;
+
     /// Starts publishers on this thread.
     pub(crate) fn start(
         publishers: &Publishers,

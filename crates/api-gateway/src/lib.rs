@@ -89,7 +89,13 @@ impl Gateway {
             Arc::new(TokenKeys::new(config.token_keys, &config.jwt_issuer, &config.jwt_audience)?);
         config.tracer.register_metrics(registry);
         let stop_background = CancellationToken::new();
-        let publishers = Publishers::new(config.broker.clone(), config.publish_timeout);
+        let clients = config.clients;
+        // As many workers as would be anyway, but for a cap that gives each less than one connection.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let most = usize::try_from(clients.max_connections).unwrap_or(usize::MAX);
+        let workers = cores.min(most).max(1);
+        let publishers = workers * Intakes::PUBLISHERS;
+        let publishers = Publishers::new(config.broker.clone(), config.publish_timeout, publishers);
         tokio::spawn(broker::watch_queues(config.broker.clone(), stop_background.clone()));
         let topology = config.broker.topology().clone();
         let orders = Orders::default();
@@ -135,7 +141,6 @@ impl Gateway {
                 Intakes::start(&publishers, orders.clone(), metrics.clone(), tracer.clone(), topology.clone())
             }
         };
-        let clients = config.clients;
         let middleware = Arc::new(Middleware {
             tracer: config.tracer,
             origins: config.cors_origins,
@@ -146,10 +151,6 @@ impl Gateway {
             deprecated: deprecation::routes(),
         });
         let served_readiness = readiness.clone();
-        // As many workers as would be anyway, but for a cap that gives each less than one connection.
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let most = usize::try_from(clients.max_connections).unwrap_or(usize::MAX);
-        let workers = cores.min(most).max(1);
         let server = HttpServer::new(move || {
             let middleware = Arc::clone(&middleware);
             App::new()

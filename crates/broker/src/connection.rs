@@ -74,27 +74,52 @@ impl BrokerConfig {
 
     /// Connects, and opens a channel on which everything is declared.
     pub(crate) async fn connect(&self, purpose: &str) -> Result<(Connection, Channel), ConnectError> {
+        self.count(self.open_declared(purpose)).await
+    }
+
+    /// Declares everything over a connection of its own, and opens one that does nothing but publish.
+    pub(crate) async fn connect_publishing(
+        &self,
+        purpose: &str,
+    ) -> Result<PublishingConnection, ConnectError> {
         let setup = async {
-            let connection = self.connect_only(purpose).await?;
-            let channel = connection.create_channel().await?;
-            let declared = self.topology.declare(&channel).await;
-            match declared {
-                Err(_) if self.only_publishes => {
-                    // The broker closes the channel of a question it answers with no.
-                    let channel = connection.create_channel().await?;
-                    self.take_in(self.topology.find(&channel).await?);
-                    Ok((connection, channel))
-                }
-                declared => {
-                    self.take_in(declared?);
-                    Ok((connection, channel))
-                }
-            }
+            // The channel is to stay until its connection closes: one that is dropped closes by itself, and is in the way.
+            let (declaring, _channel) = self.open_declared("declaring").await?;
+            let _ = declaring.close(200, "done".into()).await;
+            let Server { uri, tls } = self.server();
+            let name = format!("{} {purpose}", self.name);
+            PublishingConnection::open(&uri, &tls, &name).await.map_err(ConnectError::Socket)
         };
+        self.count(setup).await
+    }
+
+    /// Gives a connection so much time, and counts what comes of it.
+    async fn count<C>(
+        &self,
+        setup: impl Future<Output = Result<C, ConnectError>>,
+    ) -> Result<C, ConnectError> {
         let connected = timeout(SETUP_TIMEOUT, setup).await.map_err(|_| ConnectError::Timeout).flatten();
         let result = if connected.is_ok() { Connecting::Connected } else { Connecting::Failed };
         self.metrics.connections.of(result).inc();
         connected
+    }
+
+    async fn open_declared(&self, purpose: &str) -> Result<(Connection, Channel), ConnectError> {
+        let connection = self.connect_only(purpose).await?;
+        let channel = connection.create_channel().await?;
+        let declared = self.topology.declare(&channel).await;
+        match declared {
+            Err(_) if self.only_publishes => {
+                // The broker closes the channel of a question it answers with no.
+                let channel = connection.create_channel().await?;
+                self.take_in(self.topology.find(&channel).await?);
+                Ok((connection, channel))
+            }
+            declared => {
+                self.take_in(declared?);
+                Ok((connection, channel))
+            }
+        }
     }
 
     /// Connects, however long it takes, and declares nothing.
@@ -105,24 +130,6 @@ impl BrokerConfig {
         uri.query.frame_max.get_or_insert(FRAME_MAX);
         let runtime = lapin::runtime::default_runtime()?;
         Connection::connect_uri_with_config(uri, properties, tls, runtime).await
-    }
-
-    /// Declares everything over a connection of its own, and opens one that does nothing but publish.
-    pub(crate) async fn connect_publishing(
-        &self,
-        purpose: &str,
-    ) -> Result<PublishingConnection, ConnectError> {
-        // The channel is to stay until its connection closes: one that is dropped closes by itself, and is in the way.
-        let (declaring, _channel) = self.connect("declaring").await?;
-        timeout(SETUP_TIMEOUT, declaring.close(200, "done".into()))
-            .await
-            .map_err(|_| ConnectError::Timeout)??;
-        let Server { uri, tls } = self.server();
-        let name = format!("{} {purpose}", self.name);
-        timeout(SETUP_TIMEOUT, PublishingConnection::open(&uri, &tls, &name))
-            .await
-            .map_err(|_| ConnectError::Timeout)?
-            .map_err(ConnectError::Socket)
     }
 
     /// Where the broker is now.

@@ -41,7 +41,9 @@ pub struct Publishers {
     config: BrokerConfig,
     timeout: Duration,
     budget: Arc<Semaphore>,
-    presence: Arc<Presence>,
+    /// So many there will be.
+    expected: usize,
+    connected: Arc<AtomicUsize>,
 }
 
 /// Publishes events, and says of each when the broker has it.
@@ -106,10 +108,10 @@ struct Request {
 type Caller = oneshot::Sender<Result<(), PublishError>>;
 
 impl Publishers {
-    /// None yet. Each waits for a confirm so long.
-    pub fn new(config: BrokerConfig, timeout: Duration) -> Self {
+    /// None yet, of so many. Each waits for a confirm so long.
+    pub fn new(config: BrokerConfig, timeout: Duration, expected: usize) -> Self {
         let budget = Arc::new(Semaphore::new(MAX_WAITING_BYTES));
-        Self { config, timeout, budget, presence: Arc::default() }
+        Self { config, timeout, budget, expected, connected: Arc::default() }
     }
 
     /// Starts one on this thread's runtime. It connects by itself, and ends when nobody can ask anything of it any more and all
@@ -125,7 +127,7 @@ impl Publishers {
             requests: receiver,
             enough: Arc::clone(&enough),
             there_are_enough: Arc::clone(&there_are_enough),
-            connected: Connected::new(Arc::clone(&self.presence)),
+            connected: Connected::new(Arc::clone(&self.connected)),
             message: Vec::new(),
         };
         tokio::spawn(task.run());
@@ -135,7 +137,7 @@ impl Publishers {
 
     /// Whether the broker can be published to at the moment, by all of them.
     pub fn are_ready(&self) -> bool {
-        self.presence.is_whole()
+        self.connected.load(Ordering::Relaxed) == self.expected
     }
 }
 
@@ -160,36 +162,21 @@ impl Publisher {
     }
 }
 
-/// How many publishers there are, and how many of them have a connection.
-#[derive(Default)]
-struct Presence {
-    publishers: AtomicUsize,
-    connected: AtomicUsize,
-}
-
-impl Presence {
-    fn is_whole(&self) -> bool {
-        let publishers = self.publishers.load(Ordering::Relaxed);
-        publishers > 0 && self.connected.load(Ordering::Relaxed) == publishers
-    }
-}
-
-/// Counts a publisher while it is there, and as connected while it is.
+/// Counts a publisher as connected while it is.
 struct Connected {
-    presence: Arc<Presence>,
+    count: Arc<AtomicUsize>,
     is_connected: bool,
 }
 
 impl Connected {
-    fn new(presence: Arc<Presence>) -> Self {
-        presence.publishers.fetch_add(1, Ordering::Relaxed);
-        Self { presence, is_connected: false }
+    fn new(count: Arc<AtomicUsize>) -> Self {
+        Self { count, is_connected: false }
     }
 
     fn set(&mut self, is_connected: bool) {
         match (self.is_connected, is_connected) {
-            (false, true) => self.presence.connected.fetch_add(1, Ordering::Relaxed),
-            (true, false) => self.presence.connected.fetch_sub(1, Ordering::Relaxed),
+            (false, true) => self.count.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.count.fetch_sub(1, Ordering::Relaxed),
             _ => return,
         };
         self.is_connected = is_connected;
@@ -199,7 +186,6 @@ impl Connected {
 impl Drop for Connected {
     fn drop(&mut self) {
         self.set(false);
-        self.presence.publishers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -249,14 +235,15 @@ impl PublishTask {
             let reason = match self.config.connect_publishing("publisher").await {
                 Ok(mut connection) => {
                     info!(intake = ?self.intake, "connected to the broker for publishing");
-                    backoff.reset();
                     self.connected.set(true);
-                    let Err(ended) = self.publish_on(&mut connection).await;
+                    let Err(ended) = self.publish_on(&mut connection, &mut backoff).await;
                     self.connected.set(false);
                     self.enough.store(usize::MAX, Ordering::Relaxed);
-                    let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
                     match ended {
-                        Ended::Stopped => return,
+                        Ended::Stopped => {
+                            let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
+                            return;
+                        }
                         Ended::Lost(reason) => reason,
                     }
                 }
@@ -268,7 +255,11 @@ impl PublishTask {
         }
     }
 
-    async fn publish_on(&mut self, connection: &mut PublishingConnection) -> Result<Infallible, Ended> {
+    async fn publish_on(
+        &mut self,
+        connection: &mut PublishingConnection,
+        backoff: &mut Backoff,
+    ) -> Result<Infallible, Ended> {
         let mut outstanding = VecDeque::new();
         let mut pacing = Pacing::default();
         let mut blocked = Blocked::new(&self.config.metrics);
@@ -282,6 +273,7 @@ impl PublishTask {
             tokio::select! {
                 confirm = connection.next_confirm() => {
                     settle(confirm?, &mut outstanding)?;
+                    backoff.reset();
                     pacing.confirmed(self.requests.len());
                     self.enough.store(pacing.enough(), Ordering::Relaxed);
                 }
@@ -411,21 +403,17 @@ mod tests {
     }
 
     #[test]
-    fn publishers_are_ready_when_there_is_one_and_each_is_connected() {
-        let presence = Arc::<Presence>::default();
-        assert!(!presence.is_whole());
-        let (mut one, mut other) =
-            (Connected::new(Arc::clone(&presence)), Connected::new(Arc::clone(&presence)));
+    fn a_publisher_counts_as_connected_only_while_it_is() {
+        let count = Arc::<AtomicUsize>::default();
+        let [mut one, mut other] = [(); 2].map(|()| Connected::new(Arc::clone(&count)));
         one.set(true);
         one.set(true);
-        assert!(!presence.is_whole());
         other.set(true);
-        assert!(presence.is_whole());
+        assert_eq!(count.load(Ordering::Relaxed), 2);
         one.set(false);
-        assert!(!presence.is_whole());
         drop(one);
-        assert!(presence.is_whole());
+        assert_eq!(count.load(Ordering::Relaxed), 1);
         drop(other);
-        assert!(!presence.is_whole());
+        assert_eq!(count.load(Ordering::Relaxed), 0);
     }
 }
