@@ -75,26 +75,27 @@ impl Metrics {
     }
 }
 
-/// Counts a connection as blocked while it is.
-pub(crate) struct Blocked {
+/// Counts one more in a gauge while it is set and there.
+pub(crate) struct Counted {
     gauge: Gauge,
-    is_blocked: bool,
+    is_set: bool,
 }
 
-impl Blocked {
-    pub(crate) fn new(metrics: &Metrics) -> Self {
-        Self { gauge: metrics.blocked.clone(), is_blocked: false }
+impl Counted {
+    /// One that is not set.
+    pub(crate) fn new(gauge: &Gauge) -> Self {
+        Self { gauge: gauge.clone(), is_set: false }
     }
 
-    pub(crate) fn set(&mut self, is_blocked: bool) {
-        if is_blocked != self.is_blocked {
-            self.gauge.inc_by(if is_blocked { 1 } else { -1 });
-            self.is_blocked = is_blocked;
+    pub(crate) fn set(&mut self, is_set: bool) {
+        if is_set != self.is_set {
+            self.gauge.inc_by(if is_set { 1 } else { -1 });
+            self.is_set = is_set;
         }
     }
 }
 
-impl Drop for Blocked {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.set(false);
     }
@@ -105,14 +106,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_counts_as_blocked_only_while_it_is_there() {
+    fn each_counts_only_while_it_is_set_and_there() {
         let metrics = Metrics::default();
-        let (mut one, mut other) = (Blocked::new(&metrics), Blocked::new(&metrics));
+        let (mut one, mut other) = (Counted::new(&metrics.blocked), Counted::new(&metrics.blocked));
         one.set(true);
         one.set(true);
         other.set(true);
         assert_eq!(metrics.blocked.get(), 2);
         other.set(false);
+        assert_eq!(metrics.blocked.get(), 1);
+        drop(other);
+        assert_eq!(metrics.blocked.get(), 1);
         drop(one);
         assert_eq!(metrics.blocked.get(), 0);
     }

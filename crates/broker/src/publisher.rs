@@ -8,11 +8,12 @@ use std::time::Duration;
 use amq_protocol::protocol::basic::AMQPProperties;
 use domain::Backoff;
 use instruments::{Label, Labels};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
 
-use crate::metrics::Blocked;
+use crate::metrics::Counted;
 use crate::pacing::Pacing;
 use crate::parcel::Parcel;
 use crate::publishing_connection::{Confirm, PublishingConnection};
@@ -42,15 +43,14 @@ pub struct Publishers {
     timeout: Duration,
     budget: Arc<Semaphore>,
     /// So many there will be.
-    expected: usize,
-    connected: Arc<AtomicUsize>,
+    expected: i64,
+    connected: Gauge,
 }
 
 /// Publishes events, and says of each when the broker has it.
 ///
 /// A task of its own owns the connection. Events that arrive while a publish is outstanding, or shortly after one with many,
 /// travel together in the next message; a lone one is sent at once.
-#[derive(Clone)]
 pub struct Publisher {
     requests: mpsc::Sender<Request>,
     /// So many requests that wait are enough for a message, and its task is told.
@@ -110,8 +110,9 @@ type Caller = oneshot::Sender<Result<(), PublishError>>;
 impl Publishers {
     /// None yet, of so many. Each waits for a confirm so long.
     pub fn new(config: BrokerConfig, timeout: Duration, expected: usize) -> Self {
+        let expected = i64::try_from(expected).unwrap_or(i64::MAX);
         let budget = Arc::new(Semaphore::new(MAX_WAITING_BYTES));
-        Self { config, timeout, budget, expected, connected: Arc::default() }
+        Self { config, timeout, budget, expected, connected: Gauge::default() }
     }
 
     /// Starts one on this thread's runtime. It connects by itself, and ends when nobody can ask anything of it any more and all
@@ -127,7 +128,7 @@ impl Publishers {
             requests: receiver,
             enough: Arc::clone(&enough),
             there_are_enough: Arc::clone(&there_are_enough),
-            connected: Connected::new(Arc::clone(&self.connected)),
+            connected: Counted::new(&self.connected),
             message: Vec::new(),
         };
         tokio::spawn(task.run());
@@ -137,7 +138,7 @@ impl Publishers {
 
     /// Whether the broker can be published to at the moment, by all of them.
     pub fn are_ready(&self) -> bool {
-        self.connected.load(Ordering::Relaxed) == self.expected
+        self.connected.get() == self.expected
     }
 }
 
@@ -162,33 +163,6 @@ impl Publisher {
     }
 }
 
-/// Counts a publisher as connected while it is.
-struct Connected {
-    count: Arc<AtomicUsize>,
-    is_connected: bool,
-}
-
-impl Connected {
-    fn new(count: Arc<AtomicUsize>) -> Self {
-        Self { count, is_connected: false }
-    }
-
-    fn set(&mut self, is_connected: bool) {
-        match (self.is_connected, is_connected) {
-            (false, true) => self.count.fetch_add(1, Ordering::Relaxed),
-            (true, false) => self.count.fetch_sub(1, Ordering::Relaxed),
-            _ => return,
-        };
-        self.is_connected = is_connected;
-    }
-}
-
-impl Drop for Connected {
-    fn drop(&mut self) {
-        self.set(false);
-    }
-}
-
 struct PublishTask {
     config: BrokerConfig,
     intake: Intake,
@@ -196,7 +170,7 @@ struct PublishTask {
     requests: mpsc::Receiver<Request>,
     enough: Arc<AtomicUsize>,
     there_are_enough: Arc<Notify>,
-    connected: Connected,
+    connected: Counted,
     /// The last message, for the memory it has.
     message: Vec<u8>,
 }
@@ -262,7 +236,7 @@ impl PublishTask {
     ) -> Result<Infallible, Ended> {
         let mut outstanding = VecDeque::new();
         let mut pacing = Pacing::default();
-        let mut blocked = Blocked::new(&self.config.metrics);
+        let mut blocked = Counted::new(&self.config.metrics.blocked);
         let mut check = interval(CHECK_INTERVAL);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stopping = false;
@@ -400,20 +374,5 @@ mod tests {
         drop(waiting);
         assert_eq!(answers[0].try_recv(), Ok(Err(PublishError::Refused)));
         assert_eq!(answers[1].try_recv(), Err(oneshot::error::TryRecvError::Closed));
-    }
-
-    #[test]
-    fn a_publisher_counts_as_connected_only_while_it_is() {
-        let count = Arc::<AtomicUsize>::default();
-        let [mut one, mut other] = [(); 2].map(|()| Connected::new(Arc::clone(&count)));
-        one.set(true);
-        one.set(true);
-        other.set(true);
-        assert_eq!(count.load(Ordering::Relaxed), 2);
-        one.set(false);
-        drop(one);
-        assert_eq!(count.load(Ordering::Relaxed), 1);
-        drop(other);
-        assert_eq!(count.load(Ordering::Relaxed), 0);
     }
 }
