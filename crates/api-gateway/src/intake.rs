@@ -53,9 +53,6 @@ struct TenantsWithOrder {
 }
 
 impl Intakes {
-    /// How many it starts.
-    pub(crate) const PUBLISHERS: usize = 2;
-
     /// Starts publishers on this thread.
     pub(crate) fn start(
         publishers: &Publishers,
@@ -64,7 +61,7 @@ impl Intakes {
         tracer: Tracer,
         topology: Topology,
     ) -> Self {
-        let [shared, in_order] = [Intake::Shared, Intake::InOrder].map(|intake| publishers.start(intake));
+        let [shared, in_order] = Intake::ALL.map(|intake| publishers.start(intake));
         Self { shared, in_order, orders, metrics, tracer, topology }
     }
 

@@ -33,7 +33,7 @@ use std::time::Duration;
 use actix_web::dev::ServerHandle;
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
-use broker::Publishers;
+use broker::{Intake, Publishers};
 use prometheus_client::registry::Registry;
 use sender::Sender;
 use service::health::{self, Check, Readiness};
@@ -94,7 +94,7 @@ impl Gateway {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let most = usize::try_from(clients.max_connections).unwrap_or(usize::MAX);
         let workers = cores.min(most).max(1);
-        let publishers = workers * Intakes::PUBLISHERS;
+        let publishers = workers * Intake::ALL.len();
         let publishers = Publishers::new(config.broker.clone(), config.publish_timeout, publishers);
         tokio::spawn(broker::watch_queues(config.broker.clone(), stop_background.clone()));
         let topology = config.broker.topology().clone();

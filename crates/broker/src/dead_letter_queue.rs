@@ -154,7 +154,7 @@ impl DeadLetterQueue {
     }
 
     fn is_ours(&self, exchange: &str) -> bool {
-        [Intake::Shared, Intake::InOrder].into_iter().any(|intake| {
+        Intake::ALL.into_iter().any(|intake| {
             exchange == self.topology.events_exchange(intake)
                 || exchange == self.topology.ingest_exchange(intake)
         })

@@ -76,8 +76,7 @@ impl BrokerConfig {
 
     async fn look(&self, connection: &Connection) -> lapin::Result<Inspection> {
         let mut found = Inspection::default();
-        let intakes = [Intake::Shared, Intake::InOrder];
-        let queues = intakes.map(|intake| self.topology.dispatch_queue(intake)).into_iter();
+        let queues = Intake::ALL.map(|intake| self.topology.dispatch_queue(intake)).into_iter();
         for name in queues.chain([self.topology.dead()]) {
             let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
             // The broker closes the channel of a question it answers with no.
@@ -91,7 +90,7 @@ impl BrokerConfig {
                 Err(_) => found.missing.push(name),
             }
         }
-        let exchanges = intakes.into_iter().flat_map(|intake| {
+        let exchanges = Intake::ALL.into_iter().flat_map(|intake| {
             [self.topology.events_exchange(intake), self.topology.ingest_exchange(intake)]
         });
         for name in exchanges.chain([self.topology.dead()]) {

@@ -11,7 +11,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use amq_protocol::auth::Credentials;
-use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, WriteContext, gen_frame, parse_frame};
+use amq_protocol::frame::{
+    AMQPContentHeader, AMQPFrame, ProtocolVersion, WriteContext, gen_frame, parse_frame,
+};
 use amq_protocol::protocol::basic::{AMQPMethod as Basic, AMQPProperties, Publish};
 use amq_protocol::protocol::channel::AMQPMethod as ChannelMethod;
 use amq_protocol::protocol::confirm::AMQPMethod as ConfirmMethod;
@@ -23,7 +25,6 @@ use amq_protocol::uri::AMQPUri;
 use futures_util::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-const PROTOCOL_HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
 /// The only one.
 const CHANNEL: u16 = 1;
 /// What is asked of the broker for a frame at most, in bytes; it is RabbitMQ's own maximum. The URL can say otherwise.
@@ -37,7 +38,6 @@ const READ_BYTES: usize = 4096;
 /// What the broker may tell us, and how.
 const CAPABILITIES: [&str; 4] =
     ["publisher_confirms", "basic.nack", "connection.blocked", "authentication_failure_close"];
-const SUCCESS: u16 = 200;
 
 pub(crate) struct PublishingConnection {
     socket: Box<dyn Socket>,
@@ -76,7 +76,7 @@ impl PublishingConnection {
         let runtime = lapin::runtime::default_runtime().map_err(Error::other)?;
         let socket = uri.connect_with_config_async(tls.as_ref(), &runtime).await?;
         let mut new = Self::on(Box::new(socket));
-        new.outgoing.extend_from_slice(PROTOCOL_HEADER);
+        new.write_frame(&AMQPFrame::ProtocolHeader(ProtocolVersion::amqp_0_9_1()))?;
         new.introduce(uri, name).await?;
         new.open_channel().await?;
         Ok(new)
@@ -338,7 +338,12 @@ impl Drop for PublishingConnection {
 
 fn goodbye() -> ConnectionMethod {
     let reply_text = "done".into();
-    ConnectionMethod::Close(connection::Close { reply_code: SUCCESS, reply_text, class_id: 0, method_id: 0 })
+    ConnectionMethod::Close(connection::Close {
+        reply_code: constants::REPLY_SUCCESS,
+        reply_text,
+        class_id: 0,
+        method_id: 0,
+    })
 }
 
 /// The lower of two limits, where none is 0.

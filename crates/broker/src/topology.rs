@@ -20,6 +20,11 @@ pub enum Intake {
     InOrder,
 }
 
+impl Intake {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Shared, Self::InOrder];
+}
+
 /// What the broker says of a queue.
 pub(crate) struct Depth {
     pub(crate) queue: Queue,
@@ -95,7 +100,7 @@ impl Topology {
 
     /// Looks that everything is there which the gateway publishes to or watches, which takes no rights but to be let in.
     pub(crate) async fn find(&self, channel: &Channel) -> lapin::Result<[Depth; 3]> {
-        for intake in [Intake::Shared, Intake::InOrder] {
+        for intake in Intake::ALL {
             let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
             let name = short(self.ingest_exchange(intake));
             channel.exchange_declare(name, ExchangeKind::Fanout, options, FieldTable::default()).await?;

@@ -39,7 +39,7 @@ async fn the_doctor_finds_nothing_wrong_with_a_sound_installation() {
     declare(&broker);
     let (_connection, channel) = broker.channel().await;
     let mut consumers = Vec::new();
-    for intake in [Intake::Shared, Intake::InOrder] {
+    for intake in Intake::ALL {
         let (queue, options) =
             (broker.topology.dispatch_queue(intake).into(), BasicConsumeOptions::default());
         consumers
