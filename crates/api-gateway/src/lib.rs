@@ -71,6 +71,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Gateway {
     address: SocketAddr,
     readiness: Readiness,
+    publishers: Publishers,
     handle: ServerHandle,
     server: JoinHandle<()>,
     /// What writes down what tenants use and when API keys were used, and what reads the keys of tokens.
@@ -137,6 +138,7 @@ impl Gateway {
         // Each HTTP worker has its own, on its thread.
         let intakes = {
             let (metrics, tracer) = (metrics.clone(), config.tracer.clone());
+            let publishers = publishers.clone();
             move || {
                 Intakes::start(&publishers, orders.clone(), metrics.clone(), tracer.clone(), topology.clone())
             }
@@ -180,7 +182,16 @@ impl Gateway {
         });
         let drain_timeout = config.drain_timeout;
         let background = [counting, noting_use, reading_keys];
-        Ok(Self { address, readiness, handle, server, background, stop_background, drain_timeout })
+        Ok(Self {
+            address,
+            readiness,
+            publishers,
+            handle,
+            server,
+            background,
+            stop_background,
+            drain_timeout,
+        })
     }
 
     /// Where it listens.
@@ -195,6 +206,7 @@ impl Gateway {
 
     /// Stops accepting, answers what is under way, and ends. Says whether all ended in time.
     pub async fn shut_down(self) -> bool {
+        self.publishers.close().await;
         self.handle.stop(true).await;
         let served = join_within("HTTP server", self.server, self.drain_timeout).await;
         self.stop_background.cancel();

@@ -11,6 +11,7 @@ use instruments::{Label, Labels};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::metrics::Counted;
@@ -31,8 +32,10 @@ const MAX_WAITING_PARCELS: usize = 8192;
 const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
 /// How often heartbeats, and confirms that do not come, are looked after.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a connection may take to close.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long connections may take to close, and to be without work before.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a publisher that is told to stop has to be without work before its connection closes.
+const IDLE: Duration = Duration::from_millis(50);
 /// The broker's persistent delivery mode.
 const PERSISTENT: u8 = 2;
 
@@ -45,6 +48,7 @@ pub struct Publishers {
     /// So many there will be.
     expected: i64,
     connected: Gauge,
+    stop: CancellationToken,
 }
 
 /// Publishes events, and says of each when the broker has it.
@@ -112,7 +116,8 @@ impl Publishers {
     pub fn new(config: BrokerConfig, timeout: Duration, expected: usize) -> Self {
         let expected = i64::try_from(expected).unwrap_or(i64::MAX);
         let budget = Arc::new(Semaphore::new(MAX_WAITING_BYTES));
-        Self { config, timeout, budget, expected, connected: Gauge::default() }
+        let (connected, stop) = (Gauge::default(), CancellationToken::new());
+        Self { config, timeout, budget, expected, connected, stop }
     }
 
     /// Starts one on this thread's runtime. It connects by itself, and ends when nobody can ask anything of it any more and all
@@ -129,6 +134,7 @@ impl Publishers {
             enough: Arc::clone(&enough),
             there_are_enough: Arc::clone(&there_are_enough),
             connected: Counted::new(&self.connected),
+            stop: self.stop.clone(),
             message: Vec::new(),
         };
         tokio::spawn(task.run());
@@ -139,6 +145,18 @@ impl Publishers {
     /// Whether the broker can be published to at the moment, by all of them.
     pub fn are_ready(&self) -> bool {
         self.connected.get() == self.expected
+    }
+
+    /// Closes the connection of each that has nothing to do, now or later, and waits a while for those that have. To be called
+    /// before their threads end, which could not say goodbye to the broker properly. What is published all the same connects anew.
+    pub async fn close(&self) {
+        self.stop.cancel();
+        let closing = async {
+            while self.connected.get() > 0 {
+                sleep(IDLE / 10).await;
+            }
+        };
+        let _ = timeout(CLOSE_TIMEOUT, closing).await;
     }
 }
 
@@ -171,6 +189,7 @@ struct PublishTask {
     enough: Arc<AtomicUsize>,
     there_are_enough: Arc<Notify>,
     connected: Counted,
+    stop: CancellationToken,
     /// The last message, for the memory it has.
     message: Vec<u8>,
 }
@@ -206,18 +225,22 @@ impl PublishTask {
     async fn run(mut self) {
         let mut backoff = Backoff::default();
         while !(self.requests.is_closed() && self.requests.is_empty()) {
+            if self.stop.is_cancelled() && self.requests.is_empty() {
+                sleep(IDLE / 10).await;
+                continue;
+            }
             let reason = match self.config.connect_publishing("publisher").await {
                 Ok(mut connection) => {
                     info!(intake = ?self.intake, "connected to the broker for publishing");
                     self.connected.set(true);
                     let Err(ended) = self.publish_on(&mut connection, &mut backoff).await;
-                    self.connected.set(false);
                     self.enough.store(usize::MAX, Ordering::Relaxed);
+                    if matches!(ended, Ended::Stopped) {
+                        let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
+                    }
+                    self.connected.set(false);
                     match ended {
-                        Ended::Stopped => {
-                            let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
-                            return;
-                        }
+                        Ended::Stopped => continue,
                         Ended::Lost(reason) => reason,
                     }
                 }
@@ -251,6 +274,7 @@ impl PublishTask {
                     pacing.confirmed(self.requests.len());
                     self.enough.store(pacing.enough(), Ordering::Relaxed);
                 }
+                () = idle_after(&self.stop), if outstanding.is_empty() => return Err(Ended::Stopped),
                 () = pacing.pause(), if pacing.is_pausing() => {}
                 () = self.there_are_enough.notified(), if pacing.is_pausing() => pacing.there_wait(self.requests.len()),
                 request = self.requests.recv(), if !stopping && pacing.is_open(outstanding.len()) => {
@@ -319,6 +343,12 @@ impl PublishTask {
             message,
         )
     }
+}
+
+/// Ends where nothing else happens for a while after `stop`.
+async fn idle_after(stop: &CancellationToken) {
+    stop.cancelled().await;
+    sleep(IDLE).await;
 }
 
 /// Answers what a confirm settles. Any refusal ends the connection: the next one declares the topology again. Those still

@@ -177,6 +177,10 @@ pub(crate) struct AnotherGateway {
 }
 
 impl AnotherGateway {
+    pub(crate) fn address(&self) -> &str {
+        self.url.trim_start_matches("http://")
+    }
+
     pub(crate) fn request(&self, api: &TestApi, method: Method, path: &str) -> RequestBuilder {
         api.client.request(method, format!("{}{path}", self.url))
     }

@@ -28,6 +28,7 @@ mod redaction;
 mod secret_files;
 mod secrets;
 mod signing_keys;
+mod stopping;
 mod stored_events;
 mod testing;
 mod traces;
