@@ -10,7 +10,7 @@ use actix_web::dev::Payload;
 use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use actix_web::{FromRequest, HttpRequest, web};
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _, TryFutureExt as _};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
@@ -31,7 +31,7 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonBody<T> {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let body = read(request, payload, MAX_BODY_BYTES);
-        Box::pin(async move { parse(&body.await?).map(Self) })
+        Box::pin(body.map(|body| parse(&body?).map(Self)))
     }
 }
 
@@ -44,10 +44,10 @@ impl<T: DeserializeOwned + 'static> FromRequest for OptionalJsonBody<T> {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let body = read(request, payload, MAX_BODY_BYTES);
-        Box::pin(async move {
-            let body = body.await?;
+        Box::pin(body.map(|body| {
+            let body = body?;
             if body.is_empty() { Ok(Self(None)) } else { parse(&body).map(|parsed| Self(Some(parsed))) }
-        })
+        }))
     }
 }
 
@@ -59,8 +59,7 @@ impl<const MAX_BYTES: usize> FromRequest for RawBody<MAX_BYTES> {
     type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let body = read(request, payload, MAX_BYTES);
-        Box::pin(async move { body.await.map(Self) })
+        Box::pin(read(request, payload, MAX_BYTES).map_ok(Self))
     }
 }
 

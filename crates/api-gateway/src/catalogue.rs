@@ -58,7 +58,8 @@ impl Catalogue {
             Some((_, types)) => {
                 // One request reads the list anew; the others go on with the last one meanwhile.
                 *self.lock() = Some((Instant::now(), Arc::clone(&types)));
-                match timeout(PATIENCE, self.read(Some(&types))).await {
+                // Boxed: others are not to be as large as this one.
+                match Box::pin(timeout(PATIENCE, self.read(Some(&types)))).await {
                     Ok(Ok(fresh)) => Ok(fresh),
                     Ok(Err(error)) => {
                         warn!(%error, "the event types could not be read; the last ones are used");
@@ -67,7 +68,7 @@ impl Catalogue {
                     Err(_) => Ok(types),
                 }
             }
-            None => self.read(None).await,
+            None => Box::pin(self.read(None)).await,
         }
     }
 

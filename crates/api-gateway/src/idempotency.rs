@@ -41,7 +41,8 @@ impl EventIds {
         let now = Utc::now();
         let used =
             state.store.use_idempotency_key(tenant, key, digest.as_ref(), now, now - IDEMPOTENCY_KEYS_KEPT);
-        match timeout(PATIENCE, used).await {
+        // Boxed: requests without a key are not to be as large.
+        match Box::pin(timeout(PATIENCE, used)).await {
             Ok(Ok(true)) => {}
             Ok(Ok(false)) => {
                 let message = "This Idempotency-Key was used with another request";

@@ -43,8 +43,8 @@ struct Packed<'a> {
     parcel: Parcel,
     events: usize,
     first: &'a Event,
-    /// The span of its way to the broker.
-    open: Option<Open>,
+    /// The span of its way to the broker. Boxed: few events are traced, and the others need no place for it.
+    open: Option<Box<Open>>,
 }
 
 struct TenantsWithOrder {
@@ -68,14 +68,13 @@ impl Intakes {
     /// Publishes an event, and returns when the broker has it on disk.
     pub(crate) async fn publish(&self, event: &Event, data: &RawValue) -> Result<(), PublishError> {
         let mut packed = self.pack(self.orders.choose(event), event);
-        packed.parcel.push(event, data);
-        packed.events = 1;
-        self.publish_packed(packed).await
+        packed.push(event, data);
+        self.publish_packed(&mut packed).await
     }
 
     /// Publishes events in few messages, and returns when the broker has answered for each of them. Those that need order keep
     /// the one in which they are given.
-    pub(crate) async fn publish_all(&self, events: &[Publishable]) -> Vec<Result<(), PublishError>> {
+    pub(crate) async fn publish_all(&self, events: &[Publishable<'_>]) -> Vec<Result<(), PublishError>> {
         let mut packed: Vec<(Packed<'_>, Vec<usize>)> = Vec::new();
         for (place, Publishable { event, data, .. }) in events.iter().enumerate() {
             let intake = self.orders.choose(event);
@@ -85,14 +84,13 @@ impl Intakes {
                 packed.len() - 1
             });
             let (into, places) = &mut packed[last];
-            into.parcel.push(event, data);
-            into.events += 1;
+            into.push(event, data);
             places.push(place);
         }
         // Polled, and so handed in, in their order.
         let publishing = packed
             .into_iter()
-            .map(|(packed, places)| async move { (self.publish_packed(packed).await, places) });
+            .map(|(mut packed, places)| async move { (self.publish_packed(&mut packed).await, places) });
         let mut results = vec![Ok(()); events.len()];
         for (result, places) in join_all(publishing).await {
             for place in places {
@@ -103,25 +101,31 @@ impl Intakes {
     }
 
     fn pack<'a>(&self, intake: Intake, first: &'a Event) -> Packed<'a> {
-        let open = spans::begin_message(&self.tracer);
-        let parcel = Parcel::in_trace(open.as_ref().map(|open| open.context.clone()));
-        Packed { intake, parcel, events: 0, first, open }
+        let open = spans::begin_message(&self.tracer).map(Box::new);
+        Packed { intake, parcel: Parcel::default(), events: 0, first, open }
     }
 
-    async fn publish_packed(&self, packed: Packed<'_>) -> Result<(), PublishError> {
-        let Packed { intake, parcel, events, first, open } = packed;
-        let publisher = match intake {
+    async fn publish_packed(&self, packed: &mut Packed<'_>) -> Result<(), PublishError> {
+        let publisher = match packed.intake {
             Intake::Shared => &self.shared,
             Intake::InOrder => &self.in_order,
         };
         let began = Instant::now();
-        let result = publisher.publish(parcel).await;
-        self.metrics.published(result, events, began.elapsed());
-        if let Some(open) = open {
-            let sent = Sent { exchange: self.topology.ingest_exchange(intake), event: first, events, result };
-            spans::end_message(&self.tracer, open, sent);
+        let result = publisher.publish(std::mem::take(&mut packed.parcel)).await;
+        self.metrics.published(result, packed.events, began.elapsed());
+        if let Some(open) = packed.open.take() {
+            let exchange = self.topology.ingest_exchange(packed.intake);
+            let sent = Sent { exchange, event: packed.first, events: packed.events, result };
+            spans::end_message(&self.tracer, *open, sent);
         }
         result
+    }
+}
+
+impl Packed<'_> {
+    fn push(&mut self, event: &Event, data: &RawValue) {
+        self.parcel.push(event, data, self.open.as_ref().map(|open| &open.context));
+        self.events += 1;
     }
 }
 

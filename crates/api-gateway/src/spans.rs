@@ -1,5 +1,7 @@
 //! The spans of a gateway: one for each request of a trace that is kept, and one for each message that it publishes.
 
+use std::pin::Pin;
+
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::HeaderMap;
 use broker::PublishError;
@@ -26,11 +28,11 @@ pub(crate) async fn trace(
     tracer: &Tracer,
     open: Open,
     method: String,
-    answering: impl Future<Output = Result<ServiceResponse, actix_web::Error>>,
+    answering: Pin<Box<impl Future<Output = Result<ServiceResponse, actix_web::Error>>>>,
 ) -> Result<ServiceResponse, actix_web::Error> {
     let log_span = open.log_span();
     let answering = CURRENT.scope(open.context.clone(), answering);
-    let response = Box::pin(answering.instrument(log_span)).await;
+    let response = answering.instrument(log_span).await;
     let answered = response
         .as_ref()
         .map(|response| (response.request().match_pattern().unwrap_or_default(), response.status().as_u16()));

@@ -65,6 +65,11 @@ impl Tenants {
         if self.lock().get(&tenant).is_some_and(Account::is_known) {
             return Ok(());
         }
+        // Boxed: requests of tenants that are known are not to be as large.
+        Box::pin(self.make_known(tenant)).await
+    }
+
+    async fn make_known(&self, tenant: TenantId) -> Result<(), ApiError> {
         if self.auto_create {
             self.store.ensure_tenants(&[tenant]).await?;
         }
@@ -196,7 +201,7 @@ impl Tenants {
             return;
         }
         // A request that the database has no answer for says so itself.
-        let _ = timeout(PATIENCE, self.learn(tenant)).await;
+        let _ = Box::pin(timeout(PATIENCE, self.learn(tenant))).await;
         self.insert(tenant);
     }
 

@@ -14,21 +14,15 @@ pub struct Parcel {
     /// The events as the queue contract wants them, with commas between.
     pub(crate) json: Vec<u8>,
     pub(crate) events: usize,
-    trace: Option<TraceContext>,
 }
 
 impl Parcel {
-    /// An empty one, whose events are part of this trace.
-    pub fn in_trace(trace: Option<TraceContext>) -> Self {
-        Self { trace, ..Self::default() }
-    }
-
-    /// Adds an event. `event.body` is not used: dispatchers render it.
-    pub fn push(&mut self, event: &Event, data: &RawValue) {
+    /// Adds an event, as part of a trace if it is of one. `event.body` is not used: dispatchers render it.
+    pub fn push(&mut self, event: &Event, data: &RawValue, trace: Option<&TraceContext>) {
         if self.events > 0 {
             self.json.push(b',');
         }
-        write_event(&mut self.json, event, data, self.trace.as_ref());
+        write_event(&mut self.json, event, data, trace);
         self.events += 1;
     }
 

@@ -110,6 +110,7 @@ struct Request {
 
 /// Who is to hear what became of a parcel.
 type Caller = oneshot::Sender<Result<(), PublishError>>;
+type Answer = oneshot::Receiver<Result<(), PublishError>>;
 
 impl Publishers {
     /// None yet, of so many. Each waits for a confirm so long.
@@ -163,6 +164,15 @@ impl Publishers {
 impl Publisher {
     /// Publishes the events of a parcel in one message, and returns when the broker has them on disk.
     pub async fn publish(&self, parcel: Parcel) -> Result<(), PublishError> {
+        match timeout(self.timeout, self.ask(parcel)?).await {
+            Err(_) => Err(PublishError::Timeout),
+            Ok(Err(_)) => Err(PublishError::Disconnected),
+            Ok(Ok(result)) => result,
+        }
+    }
+
+    /// Hands a parcel to the task, which will answer.
+    fn ask(&self, parcel: Parcel) -> Result<Answer, PublishError> {
         let bytes = u32::try_from(parcel.json.len()).map_err(|_| PublishError::Overloaded)?;
         let budget =
             self.budget.clone().try_acquire_many_owned(bytes).map_err(|_| PublishError::Overloaded)?;
@@ -173,11 +183,7 @@ impl Publisher {
         if waiting >= self.enough.load(Ordering::Relaxed) {
             self.there_are_enough.notify_one();
         }
-        match timeout(self.timeout, answer).await {
-            Err(_) => Err(PublishError::Timeout),
-            Ok(Err(_)) => Err(PublishError::Disconnected),
-            Ok(Ok(result)) => result,
-        }
+        Ok(answer)
     }
 }
 
@@ -370,8 +376,6 @@ fn settle(confirm: Confirm, outstanding: &mut VecDeque<Outstanding>) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    type Answer = oneshot::Receiver<Result<(), PublishError>>;
 
     fn outstanding(tags: std::ops::RangeInclusive<u64>) -> (VecDeque<Outstanding>, Vec<Answer>) {
         tags.map(|tag| {

@@ -48,7 +48,8 @@ impl Middleware {
             None => self.share(request, next).await,
             Some(open) => {
                 let method = request.method().to_string();
-                spans::trace(&self.tracer, open, method, self.share(request, next)).await
+                // Boxed: few requests are traced, and the others are not to be as large.
+                spans::trace(&self.tracer, open, method, Box::pin(self.share(request, next))).await
             }
         }
     }

@@ -31,7 +31,7 @@ pub(crate) const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 pub(crate) struct PublishBatch {
     /// 1 to 500 events, each as `POST /api/events` takes it.
     #[schema(min_items = 1, max_items = 500)]
-    events: Vec<PublishEvent>,
+    events: Vec<PublishEvent<'static>>,
 }
 
 #[derive(Deserialize)]
@@ -112,7 +112,7 @@ pub(crate) async fn publish(
     let ids = EventIds::of(&http, &state, tenant, &body).await?;
     let types = state.catalogue.known().await;
     let reader = Reader::new(&state, tenant, types.as_deref());
-    let mut valid: Vec<Publishable> = Vec::with_capacity(items.len());
+    let mut valid: Vec<Publishable<'_>> = Vec::with_capacity(items.len());
     let mut read = Vec::with_capacity(items.len());
     for (index, item) in items.into_iter().enumerate() {
         let event = parse(item.get().as_bytes()).and_then(|request| reader.read(request, || ids.at(index)));
@@ -134,7 +134,7 @@ async fn publish_valid(
     state: &State,
     intakes: &Intakes,
     tenant: TenantId,
-    valid: &[Publishable],
+    valid: &[Publishable<'_>],
 ) -> Result<Vec<Result<(), PublishError>>, ApiError> {
     if valid.is_empty() {
         return Ok(Vec::new());
@@ -169,7 +169,7 @@ fn answer(items: Vec<BatchItem>) -> Result<HttpResponse, ApiError> {
 }
 
 impl BatchItem {
-    fn new(index: usize, result: Result<&Publishable, ApiError>) -> Self {
+    fn new(index: usize, result: Result<&Publishable<'_>, ApiError>) -> Self {
         match result {
             Ok(Publishable { event, warnings, .. }) => {
                 let status = StatusCode::ACCEPTED.as_u16();

@@ -5,7 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::auth::Authenticated;
-use crate::body::JsonBody;
+use crate::body::{MAX_BODY_BYTES, RawBody, parse};
 use crate::envelope::{Failure, Success, success};
 use crate::error::ApiError;
 use crate::routes::events::{PublishEvent, Publishable, Reader};
@@ -76,7 +76,7 @@ enum Wait {
     path = "/api/events/preview",
     tag = "Events",
     security(("bearer" = [])),
-    request_body = PublishEvent,
+    request_body = PublishEvent<'static>,
     responses(
         (status = 200, description = "What would become of it", body = Success<EventPreview>,
             example = json!({"success": true, "data": {"accepted": true, "receivers": 1, "schemaProblems": [], "webhooks": [
@@ -93,13 +93,13 @@ enum Wait {
 pub(crate) async fn preview(
     caller: Authenticated,
     state: web::Data<State>,
-    JsonBody(request): JsonBody<PublishEvent>,
+    RawBody(body): RawBody<MAX_BODY_BYTES>,
 ) -> Result<HttpResponse, ApiError> {
     let tenant = caller.may(Scope::WebhooksRead)?;
     let types = state.catalogue.event_types().await?;
     let reader = Reader { validation: SchemaValidation::Warn, ..Reader::new(&state, tenant, Some(&types)) };
-    let Publishable { event, data, warnings } = reader.read(request, EventId::generate)?;
-    let data = EventData::published(&data);
+    let Publishable { event, data, warnings } = reader.read(parse(&body)?, EventId::generate)?;
+    let data = EventData::published(data);
     let webhooks = state.store.webhooks(tenant).await?;
     let webhooks: Vec<WebhookPreview> =
         webhooks.iter().map(|webhook| WebhookPreview::new(webhook, &event, &data)).collect();

@@ -24,15 +24,15 @@ use crate::state::State;
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[schema(example = json!({"type": "message.received", "data": {"from": "+15550100", "text": "hi"}}))]
-pub(crate) struct PublishEvent {
+pub(crate) struct PublishEvent<'a> {
     /// One of the event types.
     #[serde(rename = "type")]
     #[schema(required = true, value_type = String)]
     event_type: Option<String>,
     /// Any JSON, delivered byte for byte as given: at most 256 KiB, nested at most 64 deep.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(borrow, default, deserialize_with = "present")]
     #[schema(required = true, value_type = serde_json::Value)]
-    data: Option<Box<RawValue>>,
+    data: Option<&'a RawValue>,
     /// Unique within the tenant: a repeat is delivered once. At most 128 bytes, no dot. Made up when absent.
     #[schema(example = "order-1042-paid")]
     id: Option<String>,
@@ -79,7 +79,7 @@ pub(crate) struct AcceptedEvent {
     security(("bearer" = [])),
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters of visible ASCII, of your choice",
         min_length = 1, max_length = 255, example = "order-1042-paid")),
-    request_body = PublishEvent,
+    request_body = PublishEvent<'static>,
     responses(
         (status = 202, description = "The event is accepted", body = Success<AcceptedEvent>),
         (status = 400, description = "`VALIDATION_ERROR`; `errors` names places in `data` as `data/items/0`", body = Failure),
@@ -102,13 +102,15 @@ pub(crate) async fn publish(
     RawBody(body): RawBody<MAX_BODY_BYTES>,
 ) -> Result<HttpResponse, ApiError> {
     let tenant = caller.may_publish()?;
-    let types = state.catalogue.known().await;
-    let reader = Reader::new(&state, tenant, types.as_deref());
-    let request = parse(&body)?;
-    let ids = EventIds::of(&http, &state, tenant, &body).await?;
-    let publishable = reader.read(request, || ids.at(0))?;
+    drop(caller);
+    let publishable = {
+        let types = state.catalogue.known().await;
+        let request = parse(&body)?;
+        let ids = EventIds::of(&http, &state, tenant, &body).await?;
+        Reader::new(&state, tenant, types.as_deref()).read(request, || ids.at(0))?
+    };
     state.tenants.admit_events(tenant, 1).await?;
-    if let Err(error) = intakes.publish(&publishable.event, &publishable.data).await {
+    if let Err(error) = intakes.publish(&publishable.event, publishable.data).await {
         state.tenants.take_back_events(tenant, 1);
         return Err(error.into());
     }
@@ -117,9 +119,9 @@ pub(crate) async fn publish(
 }
 
 /// An event that can be published.
-pub(crate) struct Publishable {
+pub(crate) struct Publishable<'a> {
     pub(crate) event: Event,
-    pub(crate) data: Box<RawValue>,
+    pub(crate) data: &'a RawValue,
     /// Where its data is not as its type's schema says.
     pub(crate) warnings: Vec<SchemaProblem>,
 }
@@ -142,17 +144,17 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads an event, which gets an id from `new_id` if it has none.
-    pub(super) fn read(
+    pub(super) fn read<'b>(
         &self,
-        request: PublishEvent,
+        request: PublishEvent<'b>,
         new_id: impl FnOnce() -> EventId,
-    ) -> Result<Publishable, ApiError> {
+    ) -> Result<Publishable<'b>, ApiError> {
         let mut errors = FieldErrors::default();
         let event_type = errors.require("type", request.event_type, |text| text.parse::<EventType>());
         if let Some(event_type) = &event_type {
             self.check_type(event_type, &mut errors);
         }
-        let data = errors.require("data", request.data, |data| check_data(&data).map(|()| data));
+        let data = errors.require("data", request.data, |data| check_data(data).map(|()| data));
         let warnings = match (&event_type, &data) {
             (Some(event_type), Some(data)) => self.check_schema(event_type, data, &mut errors),
             _ => Vec::new(),
