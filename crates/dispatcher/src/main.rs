@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use dispatcher::config::ProcessConfig;
 use dispatcher::{Dispatcher, SharedClock};
+use preempt_rt::sched::{Pid, Scheduler, SchedulerParams, set_scheduler};
 use service::{EXIT_CONFIGURATION, EXIT_SCHEMA, VERSION, health, metrics, secret_files, shutdown, telemetry};
 use store::MigrationError;
 use traces::Exporter;
@@ -16,15 +17,25 @@ Usage: dispatcher            run
        dispatcher health     ask the one that runs on this machine whether it is ready
        dispatcher --version";
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
-        None => run().await,
-        Some("health") => check_health().await,
+        None => {
+            give_way();
+            run()
+        }
+        Some("health") => check_health(),
         Some(other) => service::explain(other, "dispatcher", HELP),
     }
 }
 
+/// Deliveries are work in bulk. On a processor that is busy they let others finish who are waited for, the gateway and the broker
+/// among them, instead of interrupting them. Holds for all threads that are started from here on; a system that does not allow it
+/// runs them as any other.
+fn give_way() {
+    let _ = set_scheduler(Pid::current_thread(), Scheduler::SCHED_BATCH, SchedulerParams { priority: 0 });
+}
+
+#[tokio::main]
 async fn run() -> ExitCode {
     service::install_crypto();
     let config = match ProcessConfig::load() {
@@ -71,6 +82,7 @@ async fn serve(config: ProcessConfig) -> anyhow::Result<bool> {
     Ok(in_time)
 }
 
+#[tokio::main]
 async fn check_health() -> ExitCode {
     match ProcessConfig::load() {
         Ok(config) if health::is_ready(config.health_address).await => ExitCode::SUCCESS,

@@ -13,6 +13,7 @@ mod metered;
 mod metrics;
 mod names;
 mod ordering;
+mod process;
 mod queue_contract;
 mod recovering;
 mod redaction;
