@@ -127,6 +127,8 @@ impl Batch {
 // One statement is one transaction and one round trip. Writing the same twice, after a connection was lost and nobody
 // knows whether it was committed, changes nothing: the first statement fails at it, the second passes over it.
 //
+// Columns are unnested beside one another where rows are selected: in FROM each is copied whole first, five times the work.
+//
 // Rows are looked up one by one, by subqueries that give a value: for EXISTS and for joins the planner can decide to read all
 // of a table instead.
 macro_rules! record {
@@ -138,16 +140,17 @@ macro_rules! record {
 WITH attempts AS (
     INSERT INTO delivery_attempts (tenant_id, webhook_id, event_id, event_day, event_type, attempt, started_at,
         duration_ms, status_code, error, next_attempt_at, trigger)
-    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::date[], $5::text[], $6::integer[],
-        $7::timestamptz[], $8::integer[], $9::smallint[], $10::text[], $11::timestamptz[], $26::text[])",
+    SELECT unnest($1::uuid[]), unnest($2::uuid[]), unnest($3::text[]), unnest($4::date[]), unnest($5::text[]),
+        unnest($6::integer[]), unnest($7::timestamptz[]), unnest($8::integer[]), unnest($9::smallint[]), unnest($10::text[]),
+        unnest($11::timestamptz[]), unnest($26::text[])",
             $repeats,
             "
 ), parked AS (
     INSERT INTO deliveries AS d (tenant_id, webhook_id, event_id, event_day, accepted_at, attempts, due_at, leased_by)
     SELECT g.tenant_id, g.webhook_id, g.event_id, g.event_day, g.accepted_at, g.attempts, g.due_at, g.leased_by
-    FROM unnest($12::uuid[], $13::uuid[], $14::text[], $15::date[], $16::timestamptz[], $17::integer[],
-        $18::timestamptz[], $19::uuid[], $24::bigint[]) AS g (tenant_id, webhook_id, event_id, event_day, accepted_at,
-        attempts, due_at, leased_by, batch_id)
+    FROM (SELECT unnest($12::uuid[]) AS tenant_id, unnest($13::uuid[]) AS webhook_id, unnest($14::text[]) AS event_id,
+            unnest($15::date[]) AS event_day, unnest($16::timestamptz[]) AS accepted_at, unnest($17::integer[]) AS attempts,
+            unnest($18::timestamptz[]) AS due_at, unnest($19::uuid[]) AS leased_by, unnest($24::bigint[]) AS batch_id) AS g
     WHERE CASE WHEN g.batch_id IS NULL
         THEN (SELECT true FROM deliveries x
             WHERE x.webhook_id = g.webhook_id AND x.event_id = g.event_id AND x.event_day = g.event_day)
@@ -161,7 +164,8 @@ WITH attempts AS (
     DELETE FROM deliveries WHERE ctid = ANY (ARRAY(
         SELECT (SELECT d.ctid FROM deliveries d
             WHERE d.webhook_id = g.webhook_id AND d.event_id = g.event_id AND d.event_day = g.event_day)
-        FROM unnest($20::uuid[], $21::text[], $22::date[]) AS g (webhook_id, event_id, event_day)))
+        FROM (SELECT unnest($20::uuid[]) AS webhook_id, unnest($21::text[]) AS event_id,
+            unnest($22::date[]) AS event_day) AS g))
 )",
             $exchanges,
             "
@@ -182,8 +186,9 @@ const RECORD_ANY: &str = record!(
     ", exchanges AS (
     INSERT INTO attempt_exchanges (tenant_id, webhook_id, event_id, started_at, request_headers, response_status,
         response_headers, response_body, headers_cut, body_cut, explanation)
-    SELECT * FROM unnest($27::uuid[], $28::uuid[], $29::text[], $30::timestamptz[], $31::text[], $32::smallint[],
-        $33::text[], $34::bytea[], $35::boolean[], $36::boolean[], $37::text[])
+    SELECT unnest($27::uuid[]), unnest($28::uuid[]), unnest($29::text[]), unnest($30::timestamptz[]), unnest($31::text[]),
+        unnest($32::smallint[]), unnest($33::text[]), unnest($34::bytea[]), unnest($35::boolean[]), unnest($36::boolean[]),
+        unnest($37::text[])
     ON CONFLICT DO NOTHING
 )"
 );
