@@ -204,7 +204,8 @@ impl Gateway {
         self.readiness.clone()
     }
 
-    /// Stops accepting, answers what is under way, and ends. Says whether all ended in time.
+    /// Lets publishers that have nothing to do say goodbye, for a second at most. Then stops accepting, answers what is under
+    /// way, and ends. Says whether all ended in time.
     pub async fn shut_down(self) -> bool {
         self.publishers.close().await;
         self.handle.stop(true).await;

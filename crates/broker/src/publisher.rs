@@ -36,6 +36,8 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a publisher that is told to stop has to be without work before its connection closes.
 const IDLE: Duration = Duration::from_millis(50);
+/// The same for a connection that was opened after that: where one was needed after all, another event may follow.
+const LONG_IDLE: Duration = Duration::from_millis(500);
 /// The broker's persistent delivery mode.
 const PERSISTENT: u8 = 2;
 
@@ -269,6 +271,7 @@ impl PublishTask {
         let mut check = interval(CHECK_INTERVAL);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stopping = false;
+        let idle = if self.stop.is_cancelled() { LONG_IDLE } else { IDLE };
         loop {
             if stopping && outstanding.is_empty() {
                 return Err(Ended::Stopped);
@@ -280,7 +283,7 @@ impl PublishTask {
                     pacing.confirmed(self.requests.len());
                     self.enough.store(pacing.enough(), Ordering::Relaxed);
                 }
-                () = idle_after(&self.stop), if outstanding.is_empty() => return Err(Ended::Stopped),
+                () = idle_after(&self.stop, idle), if outstanding.is_empty() => return Err(Ended::Stopped),
                 () = pacing.pause(), if pacing.is_pausing() => {}
                 () = self.there_are_enough.notified(), if pacing.is_pausing() => pacing.there_wait(self.requests.len()),
                 request = self.requests.recv(), if !stopping && pacing.is_open(outstanding.len()) => {
@@ -351,10 +354,10 @@ impl PublishTask {
     }
 }
 
-/// Ends where nothing else happens for a while after `stop`.
-async fn idle_after(stop: &CancellationToken) {
+/// Ends where nothing else happens for so long after `stop`.
+async fn idle_after(stop: &CancellationToken, idle: Duration) {
     stop.cancelled().await;
-    sleep(IDLE).await;
+    sleep(idle).await;
 }
 
 /// Answers what a confirm settles. Any refusal ends the connection: the next one declares the topology again. Those still

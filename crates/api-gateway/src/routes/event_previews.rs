@@ -96,9 +96,10 @@ pub(crate) async fn preview(
     RawBody(body): RawBody<MAX_BODY_BYTES>,
 ) -> Result<HttpResponse, ApiError> {
     let tenant = caller.may(Scope::WebhooksRead)?;
+    let request = parse(&body)?;
     let types = state.catalogue.event_types().await?;
     let reader = Reader { validation: SchemaValidation::Warn, ..Reader::new(&state, tenant, Some(&types)) };
-    let Publishable { event, data, warnings } = reader.read(parse(&body)?, EventId::generate)?;
+    let Publishable { event, data, warnings } = reader.read(request, EventId::generate)?;
     let data = EventData::published(data);
     let webhooks = state.store.webhooks(tenant).await?;
     let webhooks: Vec<WebhookPreview> =

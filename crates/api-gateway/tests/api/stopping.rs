@@ -46,15 +46,18 @@ async fn what_is_asked_of_it_before_it_stops_is_published_after_all() {
     let event = r#"{"type":"message.sent","data":1}"#;
     let head = format!(
         "POST /api/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
-         content-length: {}\r\n\r\n",
+         expect: 100-continue\r\ncontent-length: {}\r\n\r\n",
         api.token,
         event.len()
     );
     let mut stream = TcpStream::connect(gateway.address()).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
-    let before = proxy.connections();
+    let mut goes_on = [0; 25];
+    stream.read_exact(&mut goes_on).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&goes_on), "HTTP/1.1 100 Continue\r\n\r\n");
     let stopping = tokio::spawn(gateway.shut_down());
-    eventually("publishers that closed", async || (proxy.connections() < before).then_some(())).await;
+    // What is left watches the queues.
+    eventually("publishers that closed", async || (proxy.connections() <= 1).then_some(())).await;
     stream.write_all(event.as_bytes()).await.unwrap();
     let mut answer = vec![0; 12];
     timeout(Duration::from_secs(10), stream.read_exact(&mut answer)).await.unwrap().unwrap();
