@@ -4,6 +4,7 @@ mod arrivals;
 mod bench;
 mod broker;
 mod database;
+mod disk;
 mod floor;
 mod http;
 mod load;
