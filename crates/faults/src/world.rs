@@ -16,7 +16,9 @@ use lapin::{Channel, Connection, ConnectionProperties};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use service::access_token::{Caller, mint};
-use test_support::{JWT_AUDIENCE, JWT_ISSUER, JWT_SECRET, Proxy, TestDatabase, service_url};
+use test_support::{
+    JWT_AUDIENCE, JWT_ISSUER, JWT_SECRET, Proxy, TestDatabase, server_of, service_url, through,
+};
 use tokio::time::{Instant, sleep};
 use tokio_postgres::NoTls;
 use uuid::Uuid;
@@ -167,9 +169,8 @@ impl World {
             Some(_) => TestDatabase::create_empty().await.url().to_owned(),
         };
         let brokers = if setup.brokers.is_empty() { vec![lab.amqp_url.clone()] } else { setup.brokers };
-        let broker_addresses: Vec<SocketAddr> =
-            brokers.iter().map(|url| address_of(url)).collect::<Result<_, _>>()?;
-        let database_address = vec![address_of(&database_url)?];
+        let broker_addresses: Vec<SocketAddr> = brokers.iter().map(|url| server_of(url)).collect();
+        let database_address = vec![server_of(&database_url)];
         let gateway_broker = Proxy::start(broker_addresses.clone()).await;
         let services_broker = Proxy::start(broker_addresses.clone()).await;
         let dispatcher_broker = Proxy::start(broker_addresses).await;
@@ -186,7 +187,7 @@ impl World {
         let mut world = Self {
             lab: Arc::clone(lab),
             database_url,
-            amqp_url: through(&brokers[0], &services_broker),
+            amqp_url: through(&brokers[0], services_broker.address()),
             prefix: format!("fault-{}", Uuid::now_v7().simple()),
             tenant,
             gateway: Process::none(),
@@ -299,8 +300,8 @@ impl World {
             self.database_url.clone()
         };
         let mut environment: BTreeMap<String, String> = [
-            ("POSTRIDER_DATABASE_URL", through(&database_url, database)),
-            ("POSTRIDER_AMQP_URL", through(&self.amqp_url, broker)),
+            ("POSTRIDER_DATABASE_URL", through(&database_url, database.address())),
+            ("POSTRIDER_AMQP_URL", through(&self.amqp_url, broker.address())),
             ("POSTRIDER_AMQP_PREFIX", self.prefix.clone()),
             ("POSTRIDER_JWT_SECRET", JWT_SECRET.to_owned()),
             ("POSTRIDER_ENCRYPTION_KEYS", test_support::ENCRYPTION_KEYS.to_owned()),
@@ -628,21 +629,4 @@ fn token(tenant: TenantId) -> anyhow::Result<String> {
 /// An address that nothing listens on at the moment.
 pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
-}
-
-/// Host and port of a URL like `scheme://user:password@host:port/path`.
-fn address_of(url: &str) -> anyhow::Result<SocketAddr> {
-    let host = url.rsplit_once('@').and_then(|(_, rest)| rest.split('/').next());
-    host.and_then(|host| host.parse().ok()).context("the URL of a server has no address")
-}
-
-/// The same URL, with a proxy's address.
-fn through(url: &str, proxy: &Proxy) -> String {
-    match url.rsplit_once('@') {
-        Some((credentials, rest)) => {
-            let path = rest.split_once('/').map_or("", |(_, path)| path);
-            format!("{credentials}@{}/{path}", proxy.address())
-        }
-        None => url.to_owned(),
-    }
 }

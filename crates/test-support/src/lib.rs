@@ -16,6 +16,7 @@ mod queue;
 mod raw_receiver;
 mod readme;
 mod receiver;
+mod server_url;
 mod tls;
 mod wait;
 
@@ -30,6 +31,7 @@ pub use queue::{DeadLetter, TestBroker};
 pub use raw_receiver::{RawReceiver, Step, read_head};
 pub use readme::check_configuration_table;
 pub use receiver::{Received, Receiver};
+pub use server_url::{server_of, through};
 pub use tls::{TlsProxy, certificate};
 pub use wait::{PATIENCE, eventually};
 

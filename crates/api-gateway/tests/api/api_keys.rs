@@ -7,7 +7,7 @@ use domain::TenantId;
 use reqwest::Method;
 use serde_json::{Value, json};
 use store::Store;
-use test_support::{ENCRYPTION_KEYS, Proxy, eventually};
+use test_support::{ENCRYPTION_KEYS, Proxy, eventually, server_of, through};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -346,11 +346,9 @@ async fn what_a_key_has_used_of_its_limit_is_not_forgotten_when_the_key_is_read_
 async fn a_key_in_use_publishes_while_the_database_is_away_and_an_unknown_one_is_asked_to_wait() {
     let api = TestApi::start().await;
     let (_, key) = key(&api, &["events:publish"]).await;
-    let (server, database) = api.database.url().rsplit_once('@').unwrap().1.split_once('/').unwrap();
-    let proxy = Proxy::start(vec![server.parse().unwrap()]).await;
-    let through = api.database.url().replace(server, &proxy.address().to_string());
-    assert!(through.ends_with(database));
-    let store = Store::new(&through, 4).unwrap().with_keys(ENCRYPTION_KEYS.parse().unwrap());
+    let proxy = Proxy::start(vec![server_of(api.database.url())]).await;
+    let url = through(api.database.url(), proxy.address());
+    let store = Store::new(&url, 4).unwrap().with_keys(ENCRYPTION_KEYS.parse().unwrap());
     let cut_off = api.start_another_with(|config| config.store = store);
     let publish = async |key: &str| {
         let request = cut_off.request(&api, Method::POST, "/api/events").header("x-api-key", key);

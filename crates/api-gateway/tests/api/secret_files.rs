@@ -9,7 +9,7 @@ use domain::TenantId;
 use reqwest::{Client, StatusCode};
 use test_support::{
     ENCRYPTION_KEYS, JWT_AUDIENCE, JWT_ISSUER, JWT_SECRET, OTHER_ENCRYPTION_KEY, TestBroker, TestDatabase,
-    TlsProxy, certificate, eventually,
+    TlsProxy, certificate, eventually, server_of, through,
 };
 use uuid::Uuid;
 
@@ -146,8 +146,7 @@ async fn a_password_and_keys_are_rotated_under_a_running_gateway() {
 async fn the_broker_is_spoken_to_over_tls_that_is_verified() {
     service::install_crypto();
     let broker = TestBroker::create();
-    let (_, place) = broker.url().rsplit_once('@').unwrap();
-    let server: SocketAddr = place.split_once('/').unwrap().0.parse().unwrap();
+    let server = server_of(broker.url());
     let elsewhere = Ipv4Addr::new(127, 0, 0, 2);
     let (ours, other) = (certificate("ca.pem"), certificate("other-ca.pem"));
     let proxy = TlsProxy::before(Ipv4Addr::LOCALHOST, server, false).await.address;
@@ -156,8 +155,7 @@ async fn the_broker_is_spoken_to_over_tls_that_is_verified() {
     let client =
         format!("{ours}&certfile={}&keyfile={}", certificate("client.pem"), certificate("client.key"));
     let inspect = async |address: SocketAddr, query: &str| {
-        let url =
-            broker.url().replace("amqp://", "amqps://").replace(&server.to_string(), &address.to_string());
+        let url = through(broker.url(), address).replace("amqp://", "amqps://");
         let config =
             BrokerConfig::new(&format!("{url}?{query}"), Topology::new(broker.prefix()), "test").unwrap();
         config.inspect().await

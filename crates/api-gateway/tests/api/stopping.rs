@@ -3,9 +3,8 @@
 use std::time::{Duration, Instant};
 
 use broker::BrokerConfig;
-use lapin::uri::AMQPUri;
 use reqwest::Method;
-use test_support::{Direction, Proxy, eventually};
+use test_support::{Direction, PATIENCE, Proxy, eventually, server_of, through};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -15,9 +14,8 @@ use crate::helpers::{AnotherGateway, TestApi, send};
 /// A gateway whose connections to the broker all go through a proxy.
 async fn start_behind_proxy(api: &TestApi) -> (AnotherGateway, Proxy) {
     let url = api.broker.url_of("gateway");
-    let port = url.parse::<AMQPUri>().unwrap().authority.port;
-    let proxy = Proxy::start(vec![([127, 0, 0, 1], port).into()]).await;
-    let url = url.replace(&format!(":{port}"), &format!(":{}", proxy.address().port()));
+    let proxy = Proxy::start(vec![server_of(&url)]).await;
+    let url = through(&url, proxy.address());
     let broker = BrokerConfig::new(&url, api.broker.topology.clone(), "test").unwrap().only_publishing();
     let gateway = api.start_another_with(|config| config.broker = broker);
     eventually("readiness", async || {
@@ -53,14 +51,14 @@ async fn what_is_asked_of_it_before_it_stops_is_published_after_all() {
     let mut stream = TcpStream::connect(gateway.address()).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut goes_on = [0; 25];
-    stream.read_exact(&mut goes_on).await.unwrap();
+    timeout(PATIENCE, stream.read_exact(&mut goes_on)).await.unwrap().unwrap();
     assert_eq!(String::from_utf8_lossy(&goes_on), "HTTP/1.1 100 Continue\r\n\r\n");
     let stopping = tokio::spawn(gateway.shut_down());
     // What is left watches the queues.
     eventually("publishers that closed", async || (proxy.connections() <= 1).then_some(())).await;
     stream.write_all(event.as_bytes()).await.unwrap();
     let mut answer = vec![0; 12];
-    timeout(Duration::from_secs(10), stream.read_exact(&mut answer)).await.unwrap().unwrap();
+    timeout(PATIENCE, stream.read_exact(&mut answer)).await.unwrap().unwrap();
     assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 202");
     drop(stream);
     stopping.await.unwrap();
