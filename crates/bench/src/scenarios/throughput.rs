@@ -1,5 +1,6 @@
-//! How many events a second, and at what cost. Each figure is the median of short rounds; before each round the floor is
-//! measured anew, so that a ratio is of one moment of the machine's.
+//! How many events a second, and at what cost. Each figure is the median of short rounds, of which neighbours on a shared
+//! machine spoil one or another; before each round the floor is measured anew, so that a ratio is of one moment of the
+//! machine's.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use crate::plot::{Chart, Line};
 use crate::report::Measured;
 use crate::results::Results;
 
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 7;
 const WARM_UP: Duration = Duration::from_secs(2);
 const ROUND_TIME: Duration = Duration::from_secs(6);
 /// Publishers at a time.
