@@ -1,5 +1,6 @@
 //! Starts attempts, follows them to their end, and says what is to be written down.
 
+use std::mem::ManuallyDrop;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -258,25 +259,35 @@ impl Engine {
 
     fn start_next(self: &Arc<Self>, lanes: &mut Lanes<Delivery>) {
         while let Some(delivery) = lanes.next() {
-            tokio::spawn(Arc::clone(self).deliver(delivery));
+            tokio::spawn(Arc::clone(self).deliver_in_turn(delivery));
         }
     }
 
-    async fn deliver(self: Arc<Self>, delivery: Delivery) {
-        let mut place = Place { engine: &self, webhook: delivery.target.webhook.id, pace: Pace::Fast };
+    /// Delivers this one, and then each time what may start in the place that has become free: a task for each would cost more
+    /// than the request.
+    async fn deliver_in_turn(self: Arc<Self>, mut delivery: Delivery) {
+        loop {
+            let mut place = Place { engine: &self, webhook: delivery.target.webhook.id, pace: Pace::Fast };
+            self.deliver(&delivery, &mut place).await;
+            let Some(next) = place.leave() else { return };
+            delivery = next;
+        }
+    }
+
+    async fn deliver(&self, delivery: &Delivery, place: &mut Place<'_>) {
         let now = self.clock.now();
         if let Origin::Row { leased_until, .. } = delivery.origin
             && leased_until < now + self.sender.deadline_for(&delivery.target.webhook)
         {
             // It has waited here for so long that another dispatcher may take it before the attempt ends.
             debug!("a lease is too old to start an attempt under");
-            return self.park(&delivery, Some(now), ParkedFor::Wait).await;
+            return self.park(delivery, Some(now), ParkedFor::Wait).await;
         }
         if !self.gates.admit(place.webhook, now) {
             // The gate opened, or another probes it, since this was put in its lane.
-            return self.park(&delivery, None, ParkedFor::Gate).await;
+            return self.park(delivery, None, ParkedFor::Gate).await;
         }
-        let attempt = AssertUnwindSafe(self.attempt(&delivery, now, &mut place)).catch_unwind();
+        let attempt = AssertUnwindSafe(self.attempt(delivery, now, place)).catch_unwind();
         let followed = tokio::select! {
             followed = attempt => followed,
             () = self.abandon.cancelled() => return,
@@ -286,7 +297,7 @@ impl Engine {
             self.metrics.parked(ParkedFor::Fault);
             // A stuck one has settled its batch before.
             let batch = delivery.batch().filter(|_| place.pace != Pace::Stuck);
-            self.note_of(&delivery, put_off(&delivery, Some(self.after_fault()), batch)).await;
+            self.note_of(delivery, put_off(delivery, Some(self.after_fault()), batch)).await;
         }
     }
 
@@ -475,7 +486,7 @@ fn parked(
     }
 }
 
-/// The place of a request in its webhook's lane. Dropping it, in a panic too, frees the place and starts the next.
+/// The place of a request in its webhook's lane. Dropping it, as a panic does, frees the place and starts the next.
 struct Place<'a> {
     engine: &'a Arc<Engine>,
     webhook: domain::WebhookId,
@@ -494,15 +505,28 @@ impl Place<'_> {
         self.pace = Pace::Stuck;
         self.engine.lanes().became_stuck(self.webhook);
     }
+
+    /// Frees the place, and gives the delivery that is to start in it.
+    fn leave(self) -> Option<Delivery> {
+        ManuallyDrop::new(self).free()
+    }
+
+    fn free(&mut self) -> Option<Delivery> {
+        let mut lanes = self.engine.lanes();
+        lanes.finished(self.webhook, self.pace, Instant::now());
+        let next = lanes.next();
+        self.engine.start_next(&mut lanes);
+        drop(lanes);
+        self.engine.room.notify_waiters();
+        next
+    }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let mut lanes = self.engine.lanes();
-        lanes.finished(self.webhook, self.pace, Instant::now());
-        self.engine.start_next(&mut lanes);
-        drop(lanes);
-        self.engine.room.notify_waiters();
+        if let Some(next) = self.free() {
+            tokio::spawn(Arc::clone(self.engine).deliver_in_turn(next));
+        }
     }
 }
 
@@ -517,7 +541,7 @@ mod tests {
 
     #[test]
     fn ten_thousand_attempts_under_way_need_little_memory() {
-        let bytes = size_of_returned(&Engine::deliver);
+        let bytes = size_of_returned(&Engine::deliver_in_turn);
         assert!((100..=1_800).contains(&bytes), "each has {bytes} bytes of its own");
     }
 }
