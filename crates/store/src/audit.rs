@@ -148,22 +148,27 @@ WHERE NOT EXISTS (SELECT FROM delivered d
     WHERE d.webhook_id = g.webhook_id AND d.event_id = g.event_id AND d.event_day = g.event_day)";
 
 // One statement sees one moment: a delivery that moves on meanwhile is seen either before or after, never in between.
+// Grouped rather than joined: Postgres takes the arrays for short, and would compare each delivery with each attempt.
 const AUDIT_DELIVERIES: &str = "-- audit_deliveries
-WITH attempted AS (
-    SELECT webhook_id, event_id, event_day, bool_or(error IS NULL) AS delivered,
-        bool_or(next_attempt_at IS NULL) AS final
-    FROM delivery_attempts
-    WHERE webhook_id = ANY($5) AND started_at >= $6 AND started_at < $7
-    GROUP BY webhook_id, event_id, event_day
-)
-SELECT a.delivered, a.final,
+SELECT g.delivered, g.final,
     EXISTS (SELECT FROM deliveries d
         WHERE d.webhook_id = g.webhook_id AND d.event_id = g.event_id AND d.event_day = g.event_day),
     EXISTS (SELECT FROM open_batches b WHERE b.id = g.batch_id)
-FROM unnest($1::uuid[], $2::text[], $3::date[], $4::bigint[])
-    WITH ORDINALITY AS g (webhook_id, event_id, event_day, batch_id, place)
-LEFT JOIN attempted a
-    ON a.webhook_id = g.webhook_id AND a.event_id = g.event_id AND a.event_day = g.event_day
+FROM (
+    SELECT webhook_id, event_id, event_day, max(batch_id) AS batch_id, max(place) AS place,
+        bool_or(delivered) AS delivered, bool_or(final) AS final
+    FROM (
+        SELECT webhook_id, event_id, event_day, batch_id, place, NULL::boolean AS delivered, NULL::boolean AS final
+        FROM unnest($1::uuid[], $2::text[], $3::date[], $4::bigint[])
+            WITH ORDINALITY AS expected (webhook_id, event_id, event_day, batch_id, place)
+        UNION ALL
+        SELECT webhook_id, event_id, event_day, NULL, NULL, error IS NULL, next_attempt_at IS NULL
+        FROM delivery_attempts
+        WHERE webhook_id = ANY($5) AND started_at >= $6 AND started_at < $7
+    ) e
+    GROUP BY webhook_id, event_id, event_day
+    HAVING max(place) IS NOT NULL
+) g
 ORDER BY g.place";
 
 const REPAIR: &str = "-- repair_deliveries

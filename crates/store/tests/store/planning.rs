@@ -1,12 +1,15 @@
 //! The tables of unfinished work are read by index, however large they are and whatever the planner believes of them.
 
+use std::time::Duration;
+
 use chrono::{TimeDelta, Utc};
 use domain::{Expected, GateSettings, TenantId, WebhookId};
 use postrider_store::{
-    AttemptOutcome, AttemptRecord, Batch, DeliveryKey, DeliveryState, Interval, Pace, Parked, Store,
-    Unfinished,
+    AttemptOutcome, AttemptRecord, AuditReport, Batch, DeliveryKey, DeliveryState, Interval, Pace, Parked,
+    Store, Unfinished,
 };
 use test_support::{TestDatabase, eventually};
+use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use crate::{delivered, event, lease, new_tenant, waiting, webhook, webhook_at};
@@ -170,15 +173,17 @@ async fn an_audit_goes_on_past_pages_without_an_event_of_its_range() {
     assert_eq!(report.events, 3);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_audit_of_what_was_delivered_at_once_reads_little_else() {
-    let database = TestDatabase::create().await;
+/// Audits so many events of two seconds, each delivered after so long.
+async fn audit_of_delivered_after(
+    database: &TestDatabase,
+    store: &Store,
+    count: i64,
+    milliseconds: u32,
+) -> AuditReport {
     let client = database.client().await;
-    let store = Store::new(&database.url_of("dispatcher"), 1).unwrap();
-    let tenant = new_tenant(&store).await;
+    let tenant = new_tenant(store).await;
     let settings = GateSettings::default();
     let webhook = webhook_at(&database.store, tenant, "https://example.com/1", settings).await.id;
-    // So many events that they are looked at in two steps, in two seconds, each delivered after 5 ms.
     let from = Utc::now() + TimeDelta::seconds(10);
     let day = from.date_naive();
     let at = "$3::timestamptz + make_interval(secs => n / ($2::double precision / 2))";
@@ -187,15 +192,34 @@ async fn an_audit_of_what_was_delivered_at_once_reads_little_else() {
         SELECT n / 100, {at}, {at}, $4, $1, 'event-' || n, 'message.sent', '{{}}'
         FROM generate_series(0, $2::bigint - 1) n"
     );
-    client.execute(&events, &[&tenant.0, &BACKLOG, &from, &day]).await.unwrap();
+    client.execute(&events, &[&tenant.0, &count, &from, &day]).await.unwrap();
     let attempts = format!(
         "INSERT INTO delivery_attempts
             (started_at, duration_ms, attempt, event_day, status_code, tenant_id, webhook_id, event_id, event_type)
-        SELECT {at} + interval '5 ms', 1, 1, $4, 200, $1, $5, 'event-' || n, 'message.sent'
+        SELECT {at} + interval '{milliseconds} ms', 1, 1, $4, 200, $1, $5, 'event-' || n, 'message.sent'
         FROM generate_series(0, $2::bigint - 1) n"
     );
-    client.execute(&attempts, &[&tenant.0, &BACKLOG, &from, &day, &webhook.0]).await.unwrap();
-    let report = store.audit(from, from + TimeDelta::seconds(2), Pace::Full).await.unwrap();
+    client.execute(&attempts, &[&tenant.0, &count, &from, &day, &webhook.0]).await.unwrap();
+    let audit = store.audit(from, from + TimeDelta::seconds(2), Pace::Full);
+    timeout(Duration::from_secs(15), audit).await.expect("an audit in reasonable time").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_of_what_was_delivered_late_looks_at_each_attempt_a_few_times() {
+    let database = TestDatabase::create().await;
+    // Minutes where each delivery is compared with each attempt.
+    let count = 3 * BACKLOG;
+    let report = audit_of_delivered_after(&database, &database.store, count, 1_500).await;
+    let all = count.cast_unsigned();
+    assert_eq!((report.events, report.delivered, report.lost), (all, all, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_of_what_was_delivered_at_once_reads_little_else() {
+    let database = TestDatabase::create().await;
+    let store = Store::new(&database.url_of("dispatcher"), 1).unwrap();
+    // They are looked at in two steps.
+    let report = audit_of_delivered_after(&database, &store, BACKLOG, 5).await;
     let all = BACKLOG.cast_unsigned();
     assert_eq!((report.events, report.delivered, report.lost), (all, all, 0));
     drop(store);
