@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use store::{Pace, Store, StoreError};
+use store::{AuditReport, Pace, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -35,7 +35,7 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) {
     while !stop.is_cancelled() {
-        let is_behind = match sweep(&store, engine.clock.now()).await {
+        let is_behind = match sweep(&store, engine.clock.now(), &stop).await {
             Ok(is_behind) => is_behind,
             Err(error) => {
                 warn!(%error, "the audit waits for the database");
@@ -54,13 +54,21 @@ pub(crate) async fn run(
 }
 
 /// Says whether there is more to look at.
-async fn sweep(store: &Store, now: DateTime<Utc>) -> Result<bool, StoreError> {
+async fn sweep(store: &Store, now: DateTime<Utc>, stop: &CancellationToken) -> Result<bool, StoreError> {
     let Some(from) = store.begin_audit(now, now + LEASE, now - FIRST_LOOK_BACK).await? else {
         return Ok(false);
     };
     let newest = now - SETTLED_AFTER;
     let to = newest.min(from + LONGEST_RANGE).max(from);
-    let report = store.audit(from, to, Pace::Gentle).await?;
+    let audited = tokio::select! {
+        audited = store.audit(from, to, Pace::Gentle) => audited.map(Some),
+        () = stop.cancelled() => Ok(None),
+    };
+    let Ok(Some(report)) = audited else {
+        // For another to begin it again at once, and not when the lease has run out.
+        store.end_audit(from, &AuditReport::default(), 0).await?;
+        return audited.map(|_| false);
+    };
     let mut repaired = 0;
     if report.lost > 0 {
         for finding in report.findings.iter().take(LOGGED) {

@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use chrono::{TimeDelta, Utc};
 use test_support::{Receiver, eventually};
 
 use crate::helpers::World;
@@ -76,6 +77,28 @@ async fn a_dispatcher_that_stops_while_the_database_is_away_gives_events_back_to
         assert!(receiver.next().await.id().starts_with('e'));
     }
     world.wait_until_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dispatcher_that_stops_leaves_its_audit_to_another_at_once() {
+    let world = World::create().await;
+    let receiver = Receiver::start().await;
+    world.webhook(&receiver.url("/"), &["none.of.these"]).await;
+    // So many that it takes seconds, in the first range that is audited.
+    let events = "INSERT INTO events (batch_id, occurred_at, accepted_at, day, tenant_id, id, type, body)
+        SELECT n, $2, $2, $3, $1, 'event-' || n, 'message.sent', '{}' FROM generate_series(1, 100000) n";
+    let at = Utc::now() - TimeDelta::minutes(55);
+    let client = world.database.client().await;
+    client.execute(events, &[&world.tenant.0, &at, &at.date_naive()]).await.unwrap();
+    let under_way = "SELECT count(*) FROM audit_progress WHERE leased_until > 'epoch'";
+    let first = world.dispatcher().await;
+    eventually("an audit", async || (world.database.count(under_way).await == 1).then_some(())).await;
+    first.shut_down().await;
+    assert_eq!(world.database.count(under_way).await, 0, "nobody else could begin it");
+    assert_eq!(world.database.count("SELECT events FROM audit_progress").await, 0, "it went on to its end");
+    let _second = world.dispatcher().await;
+    let all = "SELECT count(*) FROM audit_progress WHERE events = 100000 AND lost = 0";
+    eventually("the audit", async || (world.database.count(all).await == 1).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
