@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 
 /// How long it is measured.
 const TIME: Duration = Duration::from_secs(10);
-/// Between two writes.
+/// Between two writes: some 300 a second, as in the middle one of the steady rates.
 const PAUSE: Duration = Duration::from_millis(3);
 const BLOCK: [u8; 4096] = [0; 4096];
 

@@ -263,8 +263,8 @@ impl Engine {
         }
     }
 
-    /// Delivers this one, and then each time what may start in the place that has become free: a task for each would cost more
-    /// than the request.
+    /// Delivers this one, and then what may start in the place that has become free, one after another: a task for each would be
+    /// allocated, and moved into it.
     async fn deliver_in_turn(self: Arc<Self>, mut delivery: Delivery) {
         loop {
             let mut place = Place { engine: &self, webhook: delivery.target.webhook.id, pace: Pace::Fast };
