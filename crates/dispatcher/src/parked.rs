@@ -32,7 +32,7 @@ const MAX_CLAIM_PER_WEBHOOK: usize = 16;
 const WEBHOOKS_PER_ROUND: usize = 500;
 /// How soon gates are looked at again, at the soonest.
 const WAITING_PAUSE: Duration = Duration::from_millis(5);
-/// How soon again while something waits and nothing may go: less than the time for which an unused rate is kept.
+/// How soon again while nothing may go, or nothing more: less than the time for which an unused rate is kept.
 const HELD_PAUSE: Duration = Duration::from_millis(25);
 /// Batches taken over in one round.
 const BATCHES_PER_ROUND: usize = 20;
@@ -56,9 +56,9 @@ enum Round {
     Idle,
     /// Something waits for others: for a request to end, or for its turn.
     Blocked,
-    /// Something waits for its rate.
+    /// What waits, or is left, waits for its rate.
     Held,
-    /// Something was taken on: likely there is more.
+    /// Something was taken on: likely more can be.
     TookOn,
 }
 
@@ -210,19 +210,22 @@ impl ParkedDeliveries {
         }
         let now = self.engine.clock.now();
         let lease = self.lease_from(now);
-        let mut taken_on = 0;
+        let (mut taken_on, mut is_held) = (0, false);
         if !plain.is_empty() {
             let claimed = self.store.claim_waiting(&plain, lease).await?;
             taken_on += self.take_on(claimed, lease, Held::Yes, permits).await?;
         }
         if !metered.is_empty() {
             let claimed = self.store.claim_metered(&metered, self.drain_rate, now, lease).await?;
-            taken_on += self.take_on(claimed, lease, Held::Yes, permits).await?;
+            // Other webhooks, which this round did not come to, are looked at soon.
+            is_held = claimed.is_held_by_rate && plain.is_empty() && next.is_none();
+            taken_on += self.take_on(claimed.deliveries, lease, Held::Yes, permits).await?;
         }
         let round = match taken_on {
             0 if metered.is_empty() => Round::Idle,
             0 if is_paced => Round::Held,
             0 => Round::Blocked,
+            _ if is_held => Round::Held,
             _ => Round::TookOn,
         };
         Ok((next, round))

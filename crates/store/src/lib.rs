@@ -70,7 +70,7 @@ pub use events::{StoredEvent, sequence};
 pub use hand_over::{Handed, HandedOver};
 pub use health::HealthNews;
 pub use lease::{BatchId, Lease};
-pub use metered::OrderedDelivery;
+pub use metered::{ClaimedMetered, OrderedDelivery};
 pub use migrations::{Migration, MigrationError, SCHEMA_VERSION, schema_fingerprint};
 pub use outbox::Outgoing;
 pub use pace::Pace;

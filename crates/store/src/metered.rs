@@ -24,6 +24,15 @@ pub struct OrderedDelivery {
     pub ordering_key: String,
 }
 
+/// What a claim at gates that hold for all dispatchers together came to.
+#[derive(Debug, Clone, Default)]
+pub struct ClaimedMetered {
+    /// Those taken on.
+    pub deliveries: Vec<ClaimedDelivery>,
+    /// Whether every webhook that was asked for has let through as many as its rate allows now: only time lets more go.
+    pub is_held_by_rate: bool,
+}
+
 // The batch may have been taken over meanwhile: then its deliveries are placed, perhaps even made.
 const PLACE_IN_ORDER: &str = "-- place_in_order
 WITH held AS (
@@ -61,21 +70,24 @@ WITH RECURSIVE gate AS MATERIALIZED (
     JOIN webhooks w ON w.id = g.webhook_id
     JOIN webhook_health h ON h.webhook_id = g.webhook_id
     WHERE w.paused_at IS NULL
+), rated AS (
+    SELECT gate.*, CASE WHEN rate IS NULL THEN NULL WHEN from_at > $3::timestamptz THEN 0
+        ELSE floor(extract(epoch FROM $3::timestamptz - from_at) * rate)::bigint + 1 END AS allowed_by_rate
+    FROM gate
 ), allowed AS MATERIALIZED (
-    SELECT gate.*, greatest(0, least(
+    SELECT rated.*, greatest(0, least(
         room,
         CASE WHEN concurrency IS NOT NULL THEN concurrency - (
             SELECT count(*) FROM deliveries d
-            WHERE d.webhook_id = gate.webhook_id AND d.leased_by IS NOT NULL AND d.due_at > $3::timestamptz) END,
-        CASE WHEN rate IS NULL THEN NULL WHEN from_at > $3::timestamptz THEN 0
-            ELSE floor(extract(epoch FROM $3::timestamptz - from_at) * rate)::bigint + 1 END
+            WHERE d.webhook_id = rated.webhook_id AND d.leased_by IS NOT NULL AND d.due_at > $3::timestamptz) END,
+        allowed_by_rate
     )) AS places,
     CASE WHEN is_ordered THEN (
         SELECT min(b.id) FROM open_batches b
         WHERE b.is_unplaced AND EXISTS (
-            SELECT FROM events e WHERE e.day = b.day AND e.batch_id = b.id AND e.tenant_id = gate.tenant_id)
+            SELECT FROM events e WHERE e.day = b.day AND e.batch_id = b.id AND e.tenant_id = rated.tenant_id)
     ) END AS unplaced
-    FROM gate
+    FROM rated
 ), head AS (
     SELECT a.webhook_id, 1 AS seen, a.unplaced, f.*
     FROM allowed a CROSS JOIN LATERAL (
@@ -121,7 +133,7 @@ WITH RECURSIVE gate AS MATERIALIZED (
     WHERE ctid = ANY (ARRAY(SELECT ctid FROM chosen)) AND coalesce(due_at, 'infinity') = 'infinity'
     RETURNING webhook_id, attempts, is_resend, tenant_id, event_id, event_day
 ), result AS (
-    SELECT a.webhook_id, a.rate, a.from_at, a.is_draining, a.key_after,
+    SELECT a.webhook_id, a.rate, a.allowed_by_rate, a.from_at, a.is_draining, a.key_after,
         (SELECT count(*) FROM chosen c WHERE c.webhook_id = a.webhook_id) AS taken,
         (SELECT max(ordering_key) FROM head WHERE head.webhook_id = a.webhook_id AND head.seen = $7::integer) AS next_key,
         a.is_draining AND a.places > 0 AND NOT EXISTS (
@@ -140,7 +152,8 @@ WITH RECURSIVE gate AS MATERIALIZED (
     WHERE h.webhook_id = r.webhook_id
         AND ((r.rate IS NOT NULL AND r.taken > 0) OR r.is_drained OR r.next_key IS DISTINCT FROM r.key_after)
 )
-SELECT c.webhook_id, c.attempts, c.is_resend, ",
+SELECT (SELECT bool_and(coalesce(taken = allowed_by_rate, false)) FROM result) AS is_held_by_rate,
+    c.webhook_id, c.attempts, c.is_resend, ",
     event_columns!(),
     "
 FROM claimed c JOIN events e ON e.tenant_id = c.tenant_id AND e.id = c.event_id AND e.day = c.event_day
@@ -182,7 +195,7 @@ impl Store {
         drain_rate: u32,
         now: DateTime<Utc>,
         lease: Lease,
-    ) -> Result<Vec<ClaimedDelivery>, StoreError> {
+    ) -> Result<ClaimedMetered, StoreError> {
         let ids: Vec<Uuid> = rooms.iter().map(|(id, _)| id.0).collect();
         let mut client = self.connection().await?;
         let transaction = client.transaction().await?;
@@ -190,7 +203,7 @@ impl Store {
         let locked = transaction.query(&transaction.prepare_cached(LOCK_GATES).await?, &[&ids]).await?;
         let locked: HashSet<Uuid> = locked.iter().map(|row| row.get(0)).collect();
         if locked.is_empty() {
-            return Ok(Vec::new());
+            return Ok(ClaimedMetered::default());
         }
         let (ids, rooms): (Vec<Uuid>, Vec<i64>) = rooms
             .iter()
@@ -203,6 +216,9 @@ impl Store {
             [&ids, &rooms, &now, &drain_rate, &lease.holder, &lease.until, &KEYS_LOOKED_AT];
         let rows = transaction.query(&statement, &parameters).await?;
         transaction.commit().await?;
-        Ok(read_all_claimed(&rows))
+        Ok(ClaimedMetered {
+            is_held_by_rate: rows.first().is_some_and(|row| row.get("is_held_by_rate")),
+            deliveries: read_all_claimed(&rows),
+        })
     }
 }

@@ -27,7 +27,7 @@ async fn wait_for_gate(store: &Store, tenant: TenantId, webhook: &Webhook, count
 
 async fn claim(store: &Store, webhook: &Webhook, room: usize, now: DateTime<Utc>) -> Vec<String> {
     let claimed = store.claim_metered(&[(webhook.id, room)], 100, now, lease(now)).await.unwrap();
-    claimed.into_iter().map(|delivery| delivery.event.event.id.to_string()).collect()
+    claimed.deliveries.into_iter().map(|delivery| delivery.event.event.id.to_string()).collect()
 }
 
 async fn finish(store: &Store, webhook: &Webhook, ids: &[String], now: DateTime<Utc>) {
@@ -69,6 +69,34 @@ async fn a_rate_holds_however_many_ask_at_once() {
     let later = start + TimeDelta::seconds(60);
     let burst = claim(store, &webhook, 100, later).await.len();
     assert_eq!(burst, 6, "what was not used is forgotten, but for 100 ms of it");
+}
+
+/// A dispatcher that knows it does not ask again too soon.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_says_whether_only_time_lets_more_go() {
+    let database = TestDatabase::create().await;
+    let store = &database.store;
+    let now = Utc::now();
+    let waiting_webhook = async |concurrency| {
+        let tenant = new_tenant(store).await;
+        let gate = GateSettings { rate_limit: Some(50), concurrency, ..GateSettings::default() };
+        let webhook = webhook(store, tenant, gate).await;
+        wait_for_gate(store, tenant, &webhook, 20, now).await;
+        webhook
+    };
+    let rated = waiting_webhook(None).await;
+    let capped = waiting_webhook(Some(3)).await;
+    let claim = async |rooms: &[(&Webhook, usize)], milliseconds| {
+        let rooms: Vec<_> = rooms.iter().map(|(webhook, room)| (webhook.id, *room)).collect();
+        let now = now + TimeDelta::milliseconds(milliseconds);
+        let claimed = store.claim_metered(&rooms, 100, now, lease(now)).await.unwrap();
+        (claimed.deliveries.len(), claimed.is_held_by_rate)
+    };
+    assert_eq!(claim(&[(&rated, 5)], 0).await, (5, false), "the rate allows one more");
+    assert_eq!(claim(&[(&rated, 5)], 0).await, (1, true));
+    assert_eq!(claim(&[(&rated, 5)], 0).await, (0, false), "nothing was taken on");
+    assert_eq!(claim(&[(&rated, 5), (&capped, 5)], 40).await, (5, false), "the second has reached its cap");
+    assert_eq!(claim(&[(&rated, 5)], 80).await, (2, true));
 }
 
 #[tokio::test(flavor = "multi_thread")]
