@@ -76,7 +76,8 @@ const STILL_WRITING: &str = concat!(
 const READ_IN_ORDER: &str = "-- read_in_order
 SET LOCAL enable_sort = off";
 
-// Batches are compared together with their tenant, so that only the index of the tenant's batches fits.
+// Batches are compared together with their tenant, so that only the index of the tenant's batches fits; and it is used only where
+// its condition is said (`migrations/0025_event_feed_index.sql`).
 const EVENTS_AFTER: &str = concat!(
     "-- events_after
 WITH looked_at AS MATERIALIZED (
@@ -89,7 +90,7 @@ WITH looked_at AS MATERIALIZED (
             AS is_wanted
     FROM events e
     WHERE e.tenant_id = $1 AND e.day >= $2 AND (e.tenant_id, e.batch_id, e.position) > ($1, $3, $4)
-        AND (e.tenant_id, e.batch_id) <= ($1, $5)
+        AND (e.tenant_id, e.batch_id) <= ($1, $5) AND e.position >= 0
     ORDER BY e.batch_id, e.position LIMIT $6
 ), wanted AS (
     SELECT *, sum(octet_length(body)) OVER (ORDER BY batch_id, position) - octet_length(body) AS bytes_before

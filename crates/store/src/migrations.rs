@@ -54,6 +54,7 @@ const MIGRATIONS: &[Migration] = &migrations![
     "0022_scheduling_and_erasure",
     "0023_key_rates",
     "0024_no_truncation",
+    "0025_event_feed_index",
 ];
 
 /// The version of the schema that this build needs.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use chrono::{TimeDelta, Utc};
 use domain::{Expected, GateSettings, TenantId, WebhookId};
 use postrider_store::{
-    AttemptOutcome, AttemptRecord, AuditReport, Batch, DeliveryKey, DeliveryState, Interval, Pace, Parked,
-    Store, Unfinished,
+    AttemptOutcome, AttemptRecord, AuditReport, Batch, DeliveryKey, DeliveryState, EventFilter, Interval,
+    Pace, Parked, Store, Unfinished,
 };
 use test_support::{TestDatabase, eventually};
 use tokio::time::timeout;
@@ -101,6 +101,59 @@ async fn a_backlog_makes_no_other_delivery_dearer() {
     let read = database.count(asked).await - planting;
     assert!(read > 0, "nothing was counted");
     assert!(read < BACKLOG, "{read} rows were read for {ROUNDS} deliveries beside {BACKLOG} that wait");
+}
+
+/// As at midnight: what a process does all the time was planned before the new day had an event.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_does_not_read_the_other_events_of_a_day_that_was_empty_when_it_was_planned() {
+    let database = TestDatabase::create().await;
+    let client = database.client().await;
+    let store = Store::new(&database.url_of("dispatcher"), 1).unwrap();
+    let tenant = new_tenant(&store).await;
+    let webhook_at = |url| webhook_at(&database.store, tenant, url, GateSettings::default());
+    let webhooks =
+        [webhook_at("https://example.com/1").await.id, webhook_at("https://example.com/2").await.id];
+    for number in 0..ROUNDS {
+        round(&store, tenant, webhooks, number).await;
+    }
+    let plant = "INSERT INTO events (batch_id, occurred_at, accepted_at, day, tenant_id, id, type, body)
+        SELECT 0, now(), now(), CURRENT_DATE, $1, 'other-' || n, 'message.sent', '{}' FROM generate_series(1, $2::bigint) n";
+    client.execute(plant, &[&tenant.0, &BACKLOG]).await.unwrap();
+    for number in ROUNDS..2 * ROUNDS {
+        round(&store, tenant, webhooks, number).await;
+    }
+    drop((client, store));
+    wait_for_the_end_of(&database, "-- claim_waiting").await;
+    let read = rows_read(&database, "events").await;
+    assert!(
+        (1..BACKLOG).contains(&read),
+        "{read} events were read for {ROUNDS} deliveries beside {BACKLOG} others"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_a_tenants_events_reads_those_it_shows() {
+    let database = TestDatabase::create().await;
+    let client = database.client().await;
+    let store = Store::new(&database.url_of("gateway"), 1).unwrap();
+    let tenant = new_tenant(&database.store).await;
+    // One event a batch, of a hundred tenants in turn and of this one, today and tomorrow.
+    let plant = "INSERT INTO events (batch_id, occurred_at, accepted_at, day, tenant_id, id, type, body)
+        SELECT n, now(), now(), CURRENT_DATE + (n / $2)::integer,
+            CASE WHEN n % 2 = 0 THEN $1::uuid ELSE md5((n % 100)::text)::uuid END, 'event-' || n, 'message.sent', '{}'
+        FROM generate_series(0, 2 * $2::bigint - 1) n";
+    client.execute(plant, &[&tenant.0, &(BACKLOG / 2)]).await.unwrap();
+    client.batch_execute("ANALYZE events").await.unwrap();
+    let mut place = None;
+    for number in 0..ROUNDS {
+        let page = store.events_after(tenant, place, BACKLOG, &EventFilter::default(), 10).await.unwrap();
+        assert_eq!(page.events[0].event.id.to_string(), format!("event-{}", 20 * number + 2));
+        place = page.next;
+    }
+    drop(store);
+    wait_for_the_end_of(&database, "-- events_after").await;
+    let read = rows_read(&database, "events").await;
+    assert!((100..1_000).contains(&read), "{read} rows were read for 100 of {BACKLOG} events");
 }
 
 #[tokio::test(flavor = "multi_thread")]
