@@ -200,6 +200,7 @@ impl ParkedDeliveries {
         let mut left = permits.available_permits().min(MAX_CLAIM);
         let (mut plain, mut metered) = (Vec::new(), Vec::new());
         let mut is_paced = false;
+        let waiting = webhooks.len();
         for webhook in webhooks {
             let room = self.engine.room_for(webhook.id, webhook.concurrency).min(share).min(left);
             if room > 0 {
@@ -217,8 +218,8 @@ impl ParkedDeliveries {
         }
         if !metered.is_empty() {
             let claimed = self.store.claim_metered(&metered, self.drain_rate, now, lease).await?;
-            // Other webhooks, which this round did not come to, are looked at soon.
-            is_held = claimed.is_held_by_rate && plain.is_empty() && next.is_none();
+            // Those that were not asked for, here or in another round, are looked at soon: room comes sooner than a rate does.
+            is_held = claimed.is_held_by_rate && metered.len() == waiting && next.is_none();
             taken_on += self.take_on(claimed.deliveries, lease, Held::Yes, permits).await?;
         }
         let round = match taken_on {

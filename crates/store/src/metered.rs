@@ -29,7 +29,7 @@ pub struct OrderedDelivery {
 pub struct ClaimedMetered {
     /// Those taken on.
     pub deliveries: Vec<ClaimedDelivery>,
-    /// Whether every webhook that was asked for has let through as many as its rate allows now: only time lets more go.
+    /// Whether every webhook that was decided for has let through as many as its rate allows now: only time lets more go.
     pub is_held_by_rate: bool,
 }
 
